@@ -1,0 +1,36 @@
+"""Reproduces the 35-epoch baseline on 20 classes of Tiny ImageNet.
+
+    python examples/reproduce_baseline.py tiny-imagenet-200.zip --seeds 0 1 2
+
+Without a data set it trains on the embedded sample. Each seed gets a run folder
+under runs/ with the model, the curves and the pictures; a stopped script goes on
+where it was when it is started again. Curves: tensorboard --logdir runs
+"""
+
+import argparse
+import statistics
+
+import keras_tinyalex as tinyalex
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("data", nargs="?", default="sample", help="zip or folder")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--epochs", type=int, help="fewer, to try it out")
+    options = parser.parse_args()
+
+    accuracies = []
+    for seed in options.seeds:
+        run = tinyalex.train(
+            recipe="baseline", data=options.data, seed=seed, epochs=options.epochs
+        )
+        low, high = run.metrics["interval"]
+        accuracies.append(run.metrics["val_accuracy"])
+        print(f"seed {seed}: {accuracies[-1]:.3f} (95% {low:.3f} to {high:.3f})")
+        print(f"  everything about it is in {run.path}")
+    print(f"mean of {len(accuracies)}: {statistics.mean(accuracies):.3f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,207 @@
+"""Arrays in weight files: headers first, and never any code."""
+
+import contextlib
+import functools
+import json
+import math
+import struct
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import h5py
+import numpy as np
+
+_WEIGHTS_MEMBER = "model.weights.h5"
+_SAFETENSORS_FLOATS = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
+# Whole numbers and flags: known so that the error can name them.
+_SAFETENSORS_OTHERS = ("I64", "I32", "I16", "I8", "U64", "U32", "U16", "U8", "BOOL")
+_SAFETENSORS_HEADER_LIMIT = 100_000_000
+_FORMATS = "`.keras`, `.h5`, `.weights.h5` or `.safetensors`"
+
+
+class Array(NamedTuple):
+    """The header of an array in a file, and how to read its values."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    is_float: bool
+    read: Callable[[], np.ndarray]
+
+
+@contextlib.contextmanager
+def open_weights(path: Path, order: dict[str, list[str]]) -> Iterator[dict[str, Array]]:
+    """Opens a weight file and yields its headers by name, `layer/variable`.
+
+    Args:
+        path: A `.keras`, `.h5`, `.weights.h5` or `.safetensors` file.
+        order: The names of the variables of each layer of the model, in order:
+            Keras' own format numbers them.
+
+    Yields:
+        A dict of `Array`. Values can be read until the context ends.
+
+    Raises:
+        ValueError: If the file cannot be read, or holds links or data outside
+            itself.
+
+    Examples:
+        >>> import keras
+        >>> dense = keras.layers.Dense(2, name="d")
+        >>> model = keras.Sequential([keras.Input((3,)), dense])
+        >>> model.save_weights("example.weights.h5")
+        >>> path = Path("example.weights.h5")
+        >>> with open_weights(path, {"d": ["kernel", "bias"]}) as arrays:
+        ...     print({name: array.shape for name, array in arrays.items()})
+        {'d/kernel': (3, 2), 'd/bias': (2,)}
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            arrays = _open(path, order, stack)
+        except (OSError, zipfile.BadZipFile, KeyError, ValueError) as error:
+            raise ValueError(f"Cannot read weights from {path}: {error}") from error
+        yield arrays
+
+
+def _open(
+    path: Path, order: dict[str, list[str]], stack: contextlib.ExitStack
+) -> dict[str, Array]:
+    if path.suffix == ".safetensors":
+        return _safetensors(stack.enter_context(path.open("rb")))
+    if path.suffix == ".keras":
+        archive = stack.enter_context(zipfile.ZipFile(path))
+        member = stack.enter_context(archive.open(_WEIGHTS_MEMBER))
+        return _keras_layout(stack.enter_context(h5py.File(member, "r")), order)
+    if path.suffix == ".h5":
+        file = stack.enter_context(h5py.File(path, "r"))
+        if path.name.endswith(".weights.h5") or "layers" in file:
+            return _keras_layout(file, order)
+        return _legacy_layout(file)
+    raise ValueError(f"the name must end in {_FORMATS}")
+
+
+def _children(group: h5py.Group) -> Iterator[tuple[str, h5py.Group | h5py.Dataset]]:
+    """The members of a group; links and data outside the file are refused."""
+    for key in group:
+        link = group.get(key, getlink=True)
+        if not isinstance(link, h5py.HardLink):
+            raise ValueError(f"{group.name}/{key} is a link ({type(link).__name__})")
+        child = group[key]
+        if isinstance(child, h5py.Dataset) and (child.external or child.is_virtual):
+            raise ValueError(f"{child.name} keeps its data outside the file")
+        yield key, child
+
+
+def _h5_array(dataset: h5py.Dataset) -> Array:
+    # HDF5 has no bfloat16: Keras stores it as two opaque bytes.
+    if dataset.dtype == np.dtype("V2"):
+        return Array(
+            dataset.shape, "bfloat16", True, lambda: _from_bfloat16(dataset[()])
+        )
+    is_float = dataset.dtype.kind == "f"
+    return Array(dataset.shape, str(dataset.dtype), is_float, lambda: dataset[()])
+
+
+def _from_bfloat16(bits: np.ndarray) -> np.ndarray:
+    """bfloat16 is the upper half of a float32."""
+    widened = bits.view("<u2").astype("<u4") << np.uint32(16)
+    return widened.view("<f4")
+
+
+def _keras_layout(file: h5py.File, order: dict[str, list[str]]) -> dict[str, Array]:
+    """`layers/<any>/vars/<number>`; the attribute `name` of vars names the layer."""
+    members = dict(_children(file))
+    layers = members.get("layers")
+    if not isinstance(layers, h5py.Group):
+        raise ValueError("it has no group `layers`")
+    arrays: dict[str, Array] = {}
+    for key, layer in _children(layers):
+        variables = dict(_children(layer)).get("vars") if _is_group(layer) else None
+        if variables is None or not _is_group(variables):
+            continue
+        layer_name = _text(variables.attrs.get("name", key))
+        names = order.get(layer_name, [])
+        for number, dataset in _children(variables):
+            known = number.isdecimal() and int(number) < len(names)
+            variable = names[int(number)] if known else number
+            _add(arrays, f"{layer_name}/{variable}", dataset)
+    return arrays
+
+
+def _legacy_layout(file: h5py.File) -> dict[str, Array]:
+    """`[model_weights/]<layer>/.../<variable>`, with `:0` from older versions."""
+    members = dict(_children(file))
+    layers = members.get("model_weights", file)
+    arrays: dict[str, Array] = {}
+    for layer_name, layer in _children(layers):
+        # Keras 3 nests at most layer/layer/variable; a file deeper than this is
+        # not one of Keras' and could be endless.
+        groups = [layer] if _is_group(layer) else []
+        for _ in range(4):
+            children = [child for group in groups for child in _children(group)]
+            for key, child in children:
+                if isinstance(child, h5py.Dataset):
+                    _add(arrays, f"{layer_name}/{key.removesuffix(':0')}", child)
+            groups = [child for _, child in children if _is_group(child)]
+    return arrays
+
+
+def _is_group(item: Any) -> bool:
+    return isinstance(item, h5py.Group)
+
+
+def _text(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def _add(arrays: dict[str, Array], name: str, dataset: Any) -> None:
+    if name in arrays:
+        raise ValueError(f"it holds {name} twice")
+    if not isinstance(dataset, h5py.Dataset):
+        raise ValueError(f"{name} is not an array")
+    arrays[name] = _h5_array(dataset)
+
+
+def _safetensors(file: BinaryIO) -> dict[str, Array]:
+    """A length, a JSON header and raw arrays.
+
+    Source: https://github.com/huggingface/safetensors#format
+    """
+    size = file.seek(0, 2)
+    file.seek(0)
+    length = struct.unpack("<Q", file.read(8))[0] if size >= 8 else 0
+    if not 2 <= length <= min(size - 8, _SAFETENSORS_HEADER_LIMIT):
+        raise ValueError("it is cut short or not a safetensors file")
+    header = json.loads(file.read(length))
+    if not isinstance(header, dict):
+        raise ValueError("its header is not a JSON object")
+    header.pop("__metadata__", None)
+    start = 8 + length
+    arrays = {}
+    for name, entry in header.items():
+        try:
+            dtype, shape = entry["dtype"], tuple(map(int, entry["shape"]))
+            begin, end = map(int, entry["data_offsets"])
+        except (KeyError, TypeError, ValueError):
+            raise ValueError(f"the header of {name} is malformed") from None
+        kind = _SAFETENSORS_FLOATS.get(dtype)
+        if kind is None and dtype not in _SAFETENSORS_OTHERS:
+            raise ValueError(f"{name} has the unknown dtype {dtype}")
+        expected = math.prod(shape) * np.dtype(kind or "u1").itemsize
+        if min(shape, default=1) < 0 or not 0 <= begin <= end <= size - start:
+            raise ValueError(f"{name} lies outside the file")
+        if kind is not None and end - begin != expected:
+            raise ValueError(f"{name} has {end - begin} bytes, not {expected}")
+        read = functools.partial(_read_raw, file, start + begin, shape, kind or "u1")
+        arrays[name] = Array(shape, dtype, kind is not None, read)
+    return arrays
+
+
+def _read_raw(
+    file: BinaryIO, start: int, shape: tuple[int, ...], kind: str
+) -> np.ndarray:
+    file.seek(start)
+    data = file.read(math.prod(shape) * np.dtype(kind).itemsize)
+    values = np.frombuffer(data, dtype=kind).reshape(shape)
+    return _from_bfloat16(values) if kind == "<u2" else values

@@ -1,0 +1,467 @@
+"""Loads Tiny ImageNet, or any folder of class folders.
+
+Labels are the positions of the class names in sorted order, always.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import secrets
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import numpy.typing as npt
+
+from keras_tinyalex import augmentation as augmentations
+from keras_tinyalex.augmentation import Augmentation
+from keras_tinyalex.datasets.classes import TINY_IMAGENET_WORDS, select_classes
+from keras_tinyalex.datasets.download import download
+from keras_tinyalex.datasets.layout import LabelledImage, Source, open_source
+from keras_tinyalex.datasets.restructure import restructure
+from keras_tinyalex.progress import Progress
+
+__all__ = [
+    "class_names",
+    "download",
+    "load_data",
+    "load_dataset",
+    "restructure",
+]
+
+Classes = int | str | os.PathLike[str] | Sequence[str] | None
+# What Pillow may try: a format outside this list is reported, not loaded.
+IMAGE_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP")
+IMAGE_SIZE = (64, 64)
+
+
+def class_names(
+    classes: Classes = None, source: str | os.PathLike[str] | None = None
+) -> tuple[str, ...]:
+    """Returns the class names (wnids) in label order, which is sorted order.
+
+    Args:
+        classes: `None` (all), an int `n` (the first `n` sorted), a list of
+            wnids or names, or a file with one wnid or name a line.
+        source: Where to choose from; see `load_data`. Default: the 200
+            classes of Tiny ImageNet.
+
+    Returns:
+        Tuple of class names; label `i` is the `i`-th.
+
+    Raises:
+        ValueError: If a class is unknown or the number is out of range.
+
+    Examples:
+        >>> class_names(2)
+        ('n01443537', 'n01629819')
+        >>> class_names(["goldfish", "koala"])
+        ('n01443537', 'n01882714')
+    """
+    if source is None:
+        words = TINY_IMAGENET_WORDS
+        return select_classes(sorted(words), classes, words)
+    opened = open_source(source)
+    return _selected(opened, classes)
+
+
+def load_data(
+    source: str | os.PathLike[str], classes: Classes = None, progress: bool = False
+) -> tuple[tuple[npt.NDArray[Any], npt.NDArray[Any]], tuple[Any, Any]]:
+    """Loads the train and val images as arrays, as `keras.datasets` does.
+
+    Args:
+        source: An official folder or zip file, a restructured folder, any
+            folder of class folders, or `"sample"` (the embedded sample).
+        classes: `None` (all), an int `n` (the first `n` sorted wnids), a
+            list of wnids or names, or a file with one a line.
+        progress: Whether to report progress on standard error.
+
+    Returns:
+        `(x_train, y_train), (x_val, y_val)`: uint8 images
+        `(N, 64, 64, 3)`, RGB, 0 to 255, and int64 labels `(N,)`. A source
+        without val images gives val arrays of length 0.
+
+    Raises:
+        FileNotFoundError: If `source` does not exist.
+        ValueError: If it has no known layout, a class is unknown, or an
+            image cannot be decoded; each bad image is named.
+
+    Examples:
+        >>> (x_train, y_train), (x_val, y_val) = load_data("sample", classes=2)
+        >>> x_train.shape, x_val.shape
+        ((200, 64, 64, 3), (40, 64, 64, 3))
+    """
+    opened = open_source(source)
+    names = _selected(opened, classes)
+    train, val = (
+        read_split(opened, split, names, progress=progress)
+        for split in ("train", "val")
+    )
+    return (train.images, train.labels), (val.images, val.labels)
+
+
+def load_dataset(
+    source: str | os.PathLike[str],
+    split: str = "train",
+    classes: Classes = None,
+    batch_size: int = 16,
+    image_size: tuple[int, int] = IMAGE_SIZE,
+    validation_split: float | None = None,
+    seed: int | None = None,
+    augmentation: str | Augmentation | None = None,
+    shuffle: bool = True,
+) -> Any:
+    """Loads one split as batches for `fit`, `evaluate` and `predict`.
+
+    The images are decoded once, in parallel, and cached in memory as uint8,
+    a quarter of a float32 cache; batches are prefetched.
+
+    Args:
+        source: See `load_data`.
+        split: `"train"`, `"val"`, or `"held_out"`: the part of the training
+            images that `validation_split` keeps back.
+        classes: See `load_data`.
+        batch_size: Images in a batch; the last one may be smaller.
+        image_size: `(height, width)` in pixels; other sizes are resized.
+        validation_split: Fraction in (0, 1) of each class's training images
+            that is held out of `"train"` and is `"held_out"`. The choice
+            depends on `seed` only.
+        seed: Orders and augments each epoch repeatably; `None` does so
+            differently each time.
+        augmentation: Name from `keras_tinyalex.augmentation`, or a function
+            `(images, generator) -> images`; training images only.
+        shuffle: Whether training images come in a new order each epoch.
+            Other splits keep the order of the files.
+
+    Returns:
+        A `tf.data.Dataset` on the TensorFlow backend, else a
+        `keras.utils.PyDataset`, of batches `(images, labels)`: uint8
+        `(batch, height, width, 3)` and int64 `(batch,)`. Its attributes
+        `class_names` (in label order) and `file_names` stay with it.
+
+    Raises:
+        FileNotFoundError, ValueError: As `load_data`, and if an argument is
+            out of its range.
+
+    Examples:
+        >>> dataset = load_dataset("sample", classes=2)
+        >>> images, labels = next(iter(dataset))
+        >>> tuple(images.shape)
+        (16, 64, 64, 3)
+    """
+    _check_split(split, validation_split)
+    opened = open_source(source)
+    names = _selected(opened, classes)
+    if split == "val" and "val" not in opened.images:
+        raise ValueError(
+            "`split` 'val' needs a source with val images; this one has training "
+            "images only. Hold a part of them out with `validation_split=0.1` and "
+            f"`split='held_out'`. Received: source={str(source)!r}"
+        )
+    data = read_split(opened, "val" if split == "val" else "train", names, image_size)
+    if validation_split is not None and split != "val":
+        data = data.part(split == "held_out", validation_split, seed or 0)
+    training = split == "train"
+    batches = Batches(
+        data,
+        batch_size,
+        seed=seed,
+        augmentation=augmentation if training else None,
+        shuffle=shuffle and training,
+    )
+    return batches.to_tf_data() if keras.backend.backend() == "tensorflow" else batches
+
+
+@dataclass(frozen=True)
+class LabelledArrays:
+    """Decoded images of one split.
+
+    Attributes:
+        images: uint8 `(N, H, W, 3)`.
+        labels: int64 `(N,)`.
+        class_names: Class names in label order.
+        file_names: N paths inside the source.
+    """
+
+    images: npt.NDArray[np.uint8]
+    labels: npt.NDArray[np.int64]
+    class_names: tuple[str, ...]
+    file_names: tuple[str, ...]
+
+    def part(self, held_out: bool, fraction: float, seed: int) -> LabelledArrays:
+        """Returns the held-out fraction of each class, or the rest."""
+        chosen = np.zeros(len(self.labels), bool)
+        for label in range(len(self.class_names)):
+            (indices,) = np.nonzero(self.labels == label)
+            shuffled = np.random.default_rng([seed, label]).permutation(indices)
+            chosen[shuffled[: round(fraction * len(indices))]] = True
+        keep = np.flatnonzero(chosen == held_out)
+        if not len(keep):
+            raise ValueError(
+                "`validation_split` must leave images in both parts of the "
+                f"{len(self.labels)} training images. "
+                f"Received: validation_split={fraction}"
+            )
+        return LabelledArrays(
+            self.images[keep],
+            self.labels[keep],
+            self.class_names,
+            tuple(self.file_names[i] for i in keep),
+        )
+
+
+class Batches(keras.utils.PyDataset):  # type: ignore[misc]
+    """Batches of decoded images in an order fixed by `(seed, epoch)`.
+
+    Works alike on every Keras backend. `epoch` counts up after each epoch;
+    set it to continue a training where it stopped.
+
+    Args:
+        data: A `LabelledArrays`.
+        batch_size: Images in a batch; the last one may be smaller.
+        seed: See `load_dataset`.
+        augmentation: See `load_dataset`.
+        shuffle: See `load_dataset`.
+    """
+
+    def __init__(
+        self,
+        data: LabelledArrays,
+        batch_size: int = 16,
+        seed: int | None = None,
+        augmentation: str | Augmentation | None = None,
+        shuffle: bool = True,
+    ) -> None:
+        super().__init__()
+        if not isinstance(batch_size, int) or batch_size < 1:
+            raise ValueError(
+                "`batch_size` must be a positive integer. "
+                f"Received: batch_size={batch_size!r}"
+            )
+        self.data = data
+        self.class_names = data.class_names
+        self.file_names = data.file_names
+        self.batch_size = batch_size
+        self.augmentation = augmentations.get(augmentation)
+        self.shuffle = shuffle
+        self.seed = secrets.randbits(64) if seed is None else seed
+        self.epoch = 0
+        # The last epoch's order, so that it is drawn once.
+        self._order: tuple[int, npt.NDArray[np.int64]] = (-1, np.arange(0))
+
+    def __len__(self) -> int:
+        return -(-len(self.data.labels) // self.batch_size)
+
+    def __getitem__(self, index: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+        if not 0 <= index < len(self):
+            raise IndexError(f"batch {index} of {len(self)}")
+        return self._batch(self.epoch, index)
+
+    def on_epoch_end(self) -> None:
+        self.epoch += 1
+
+    def to_tf_data(self) -> Any:
+        """Returns the same batches as a `tf.data.Dataset`, prefetched."""
+        import tensorflow as tf
+
+        def one_epoch() -> Iterator[Any]:
+            # Counted first: an iteration that is left early is an epoch too.
+            epoch = self.epoch
+            self.epoch += 1
+            yield from (self._batch(epoch, index) for index in range(len(self)))
+
+        images, labels = self.data.images, self.data.labels
+        signature = (
+            tf.TensorSpec((None, *images.shape[1:]), images.dtype),
+            tf.TensorSpec((None,), labels.dtype),
+        )
+        dataset = tf.data.Dataset.from_generator(one_epoch, output_signature=signature)
+        dataset = dataset.apply(tf.data.experimental.assert_cardinality(len(self)))
+        dataset = dataset.prefetch(tf.data.AUTOTUNE)
+        dataset.class_names = self.class_names
+        dataset.file_names = self.file_names
+        return dataset
+
+    def _batch(
+        self, epoch: int, index: int
+    ) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+        first = index * self.batch_size
+        chosen = self._epoch_order(epoch)[first : first + self.batch_size]
+        images, labels = self.data.images[chosen], self.data.labels[chosen]
+        if self.augmentation is not None:
+            generator = np.random.default_rng([self.seed, epoch, index])
+            images = self.augmentation(images, generator)
+        return images, labels
+
+    def _epoch_order(self, epoch: int) -> npt.NDArray[np.int64]:
+        cached, order = self._order
+        if cached != epoch:
+            order = np.arange(len(self.data.labels))
+            if self.shuffle:
+                order = np.random.default_rng([self.seed, epoch]).permutation(order)
+            self._order = (epoch, order)
+        return order
+
+
+def read_split(
+    source: Source,
+    split: str,
+    class_names: Sequence[str],
+    image_size: tuple[int, int] = IMAGE_SIZE,
+    progress: bool = False,
+) -> LabelledArrays:
+    """Decodes all images of `class_names` in one split, in parallel.
+
+    Raises:
+        ValueError: If images cannot be decoded; each one is named.
+    """
+    labels_of = {name: label for label, name in enumerate(class_names)}
+    found = [i for i in source.images.get(split, ()) if i.class_name in labels_of]
+    images = np.empty((len(found), *image_size, 3), np.uint8)
+    labels = np.array([labels_of[i.class_name] for i in found], np.int64)
+    problems: list[str] = []
+
+    def read(chunk: range) -> int:
+        for index in chunk:
+            try:
+                images[index] = decode_image(source.read(found[index]), image_size)
+            except (ValueError, OSError) as error:
+                problems.append(f"{source.describe(found[index])}: {error}")
+        return len(chunk)
+
+    chunks = [range(i, min(i + 100, len(found))) for i in range(0, len(found), 100)]
+    with (
+        Progress(f"decoding {split}", len(found), "images", progress) as bar,
+        ThreadPoolExecutor(os.cpu_count()) as pool,
+    ):
+        for count in pool.map(read, chunks):
+            bar.advance(count)
+    if problems:
+        shown = "\n  ".join(sorted(problems)[:20])
+        raise ValueError(
+            f"{len(problems)} of {len(found)} {split} images cannot be decoded; "
+            f"restore or remove them (the first {min(20, len(problems))}):\n  {shown}"
+        )
+    names = tuple(image.name for image in found)
+    return LabelledArrays(images, labels, tuple(class_names), names)
+
+
+def decode_image(
+    data: bytes, image_size: tuple[int, int] | None = IMAGE_SIZE
+) -> npt.NDArray[np.uint8]:
+    """Decodes an image file wholly, to RGB.
+
+    Grey, palette, CMYK, 16-bit and transparent images become RGB.
+
+    Args:
+        data: The file's bytes: JPEG, PNG, BMP, GIF (first frame) or WebP.
+        image_size: `(height, width)` to resize to (bilinear), or `None`.
+
+    Returns:
+        uint8 array `(height, width, 3)`.
+
+    Raises:
+        ValueError: If the data are empty, damaged or of another format.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    if not data:
+        raise ValueError("the file is empty")
+    try:
+        with Image.open(io.BytesIO(data), formats=IMAGE_FORMATS) as image:
+            if image.mode.startswith("I"):  # 16 bits a pixel: keep the upper 8
+                high = (np.asarray(image, np.int64) >> 8).clip(0, 255)
+                rgb = Image.fromarray(high.astype(np.uint8)).convert("RGB")
+            else:
+                rgb = image.convert("RGB")
+    except UnidentifiedImageError:
+        raise ValueError(f"not a {', '.join(IMAGE_FORMATS)} image") from None
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(f"damaged image: {error}") from error
+    if image_size is not None and rgb.size != image_size[::-1]:
+        rgb = rgb.resize(image_size[::-1], Image.Resampling.BILINEAR)
+    return np.asarray(rgb)
+
+
+def read_image_file(path: str | os.PathLike[str]) -> npt.NDArray[np.uint8]:
+    """Reads one image file to RGB, naming it where it cannot be read."""
+    try:
+        return decode_image(Path(path).read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def find_bad_images(
+    source: str | os.PathLike[str], progress: bool = False
+) -> tuple[int, list[tuple[str, str]]]:
+    """Decodes every image of a source wholly and reports the bad ones.
+
+    A file whose content is of another format than its suffix says, e.g. a
+    GIF named `.JPEG`, is reported too, though it would load.
+
+    Args:
+        source: See `load_data`.
+        progress: Whether to report progress on standard error.
+
+    Returns:
+        The number of images, and a list of `(where, problem)`.
+    """
+    opened = open_source(source)
+    found = [image for images in opened.images.values() for image in images]
+
+    def check(image: LabelledImage) -> tuple[str, str] | None:
+        try:
+            data = opened.read(image)
+            decode_image(data, image_size=None)
+            _check_suffix(image.name, data)
+        except (ValueError, OSError) as error:
+            return opened.describe(image), str(error)
+        return None
+
+    problems = []
+    with (
+        Progress("checking", len(found), "images", progress) as bar,
+        ThreadPoolExecutor(os.cpu_count()) as pool,
+    ):
+        for problem in pool.map(check, found):
+            bar.advance()
+            if problem is not None:
+                problems.append(problem)
+    return len(found), problems
+
+
+def _check_suffix(name: str, data: bytes) -> None:
+    from PIL import Image
+
+    suffix = Path(name).suffix.lower()
+    expected = Image.registered_extensions().get(suffix)
+    with Image.open(io.BytesIO(data), formats=IMAGE_FORMATS) as image:
+        if image.format != expected:
+            raise ValueError(f"a {image.format} image with the suffix {suffix}")
+
+
+def _selected(source: Source, classes: Classes) -> tuple[str, ...]:
+    return select_classes(source.class_names, classes, source.words)
+
+
+def _check_split(split: str, validation_split: float | None) -> None:
+    if split not in ("train", "val", "held_out"):
+        raise ValueError(
+            f"`split` must be 'train', 'val' or 'held_out'. Received: split={split!r}"
+        )
+    if validation_split is not None and not 0 < validation_split < 1:
+        raise ValueError(
+            "`validation_split` must be a fraction between 0 and 1. "
+            f"Received: validation_split={validation_split!r}"
+        )
+    if split == "held_out" and validation_split is None:
+        raise ValueError(
+            "`split` 'held_out' needs `validation_split`, e.g. 0.1. "
+            "Received: validation_split=None"
+        )

@@ -1,0 +1,332 @@
+"""Local response normalization (LRN) for every Keras backend."""
+
+import math
+import numbers
+import operator
+from typing import Any, Self
+
+import keras
+import numpy as np
+from keras import ops
+
+# 0 * NaN and 0 * infinity are NaN: left alone, one such square would spread
+# through the banded product to every channel. Finite numbers stand for them. A
+# NaN becomes so negative that its windows sum to less than zero, of which the
+# root is NaN again; infinity is capped at a thirtieth of that.
+_HUGE = {"float32": 3e38, "float64": 1.5e308}
+
+
+@keras.saving.register_keras_serializable(package="keras_tinyalex")
+class LocalResponseNormalization(keras.Layer):  # type: ignore[misc]
+    """Local response normalization across channels.
+
+    Each value is divided by a power of the energy in a window of neighbouring
+    channels at the same position:
+
+    `y[i] = x[i] / (bias + alpha * sum(x[j] ** 2)) ** beta`,
+    where the sum is over the channels `j` with `|j - i| <= depth_radius`.
+
+    The meaning and the defaults are those of
+    `tf.nn.local_response_normalization`: `alpha` is *not* divided by the size
+    of the window. PyTorch, ONNX and Caffe do divide it: use `from_torch()` or
+    `from_caffe()` with numbers written for those, and `from_paper()` for the
+    constants of the AlexNet paper.
+
+    The layer has no weights. It computes in float32 under the float16 and
+    bfloat16 policies, so that squares neither overflow nor lose digits. A NaN
+    or infinite value reaches the outputs within `depth_radius` channels of it
+    and no others.
+
+    Args:
+        depth_radius: Non-negative integer. How many channels on each side take
+            part; the window has `2 * depth_radius + 1` channels, fewer at the
+            edges. Defaults to `5`.
+        bias: Positive float, the offset that keeps the base above zero.
+            Defaults to `1.0`.
+        alpha: Non-negative float, the weight of the sum. Defaults to `1.0`.
+        beta: Float, the exponent. Defaults to `0.5`.
+        data_format: `"channels_last"`, `"channels_first"` or `None`, which
+            takes `keras.config.image_data_format()` when the layer is made.
+            Defaults to `None`.
+        **kwargs: Arguments of `keras.Layer`, such as `name` and `dtype`.
+
+    Input shape:
+        Tensor of rank 2 or more: `(batch, ..., channels)` with
+        `"channels_last"`, `(batch, channels, ...)` with `"channels_first"`.
+        Only the number of channels must be known.
+
+    Output shape:
+        The shape of the input.
+
+    Raises:
+        ValueError: If an argument is out of its range, or if the layer is built
+            on a shape of rank below 2 or with an unknown number of channels.
+
+    Examples:
+        >>> x = np.array([[1.0, 2.0, 3.0]], dtype="float32")
+        >>> layer = LocalResponseNormalization(depth_radius=1, bias=2.0)
+        >>> (np.array(layer(x)) * np.sqrt([[7.0, 16.0, 15.0]])).round(5)
+        array([[1., 2., 3.]])
+
+    Reference:
+
+    - [ImageNet Classification with Deep Convolutional Neural Networks](
+      https://papers.nips.cc/paper/4824), Krizhevsky et al., 2012, section 3.3
+    """
+
+    def __init__(
+        self,
+        depth_radius: int = 5,
+        bias: float = 1.0,
+        alpha: float = 1.0,
+        beta: float = 0.5,
+        data_format: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.depth_radius = _non_negative_int("depth_radius", depth_radius)
+        self.bias = _finite("bias", bias, "a finite number above 0")
+        if self.bias <= 0:
+            raise ValueError(
+                "Argument `bias` must be a finite number above 0; it keeps the "
+                f"base of the power positive. Received: bias={bias}"
+            )
+        self.alpha = _finite("alpha", alpha, "a finite number of at least 0")
+        if self.alpha < 0:
+            raise ValueError(
+                "Argument `alpha` must be a finite number of at least 0. "
+                f"Received: alpha={alpha}"
+            )
+        self.beta = _finite("beta", beta, "a finite number")
+        if data_format not in (None, "channels_last", "channels_first"):
+            raise ValueError(
+                'Argument `data_format` must be "channels_last", '
+                '"channels_first" or None (the Keras setting). '
+                f"Received: data_format={data_format!r}"
+            )
+        # Resolved now, as Keras' own layers do: a saved layer keeps its axis
+        # wherever it is loaded.
+        self.data_format = data_format or keras.config.image_data_format()
+        self.supports_masking = True
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        if len(input_shape) < 2:
+            raise ValueError(
+                "LocalResponseNormalization needs an input of rank 2 or more, "
+                "(batch, ..., channels). "
+                f"Received: input_shape={tuple(input_shape)}"
+            )
+        axis = self._channel_axis
+        channels = input_shape[axis]
+        if channels is None:
+            raise ValueError(
+                "LocalResponseNormalization needs a known number of channels "
+                f"(axis {axis} with data_format={self.data_format!r}). "
+                f"Received: input_shape={tuple(input_shape)}"
+            )
+        self.input_spec = keras.layers.InputSpec(min_ndim=2, axes={axis: channels})
+        # The window sum over channels is a product with this 0/1 matrix: far
+        # faster than slices or pooling, and with an exact gradient. It follows
+        # from the arguments, so it is a constant and not a weight.
+        index = np.arange(channels)
+        distance = np.abs(index[:, None] - index[None, :])
+        self._band = (distance <= min(self.depth_radius, channels)).astype("float32")
+        self.built = True
+
+    def call(self, inputs: Any) -> Any:
+        # Half precision has too few digits, and 256**2 overflows float16.
+        double = self.compute_dtype == "float64"
+        x = ops.cast(inputs, "float64" if double else "float32")
+        scale = self._power(self.bias + self.alpha * self._window_sums(x))
+        return ops.cast(x * scale, self.compute_dtype)
+
+    def _window_sums(self, x: Any) -> Any:
+        squares = ops.square(x)
+        dtype = keras.backend.standardize_dtype(x.dtype)
+        huge = ops.convert_to_tensor(_HUGE[dtype], dtype=dtype)
+        not_finite = ops.where(ops.isnan(squares), -huge, huge / 30)
+        squares = ops.where(squares <= huge / 30, squares, not_finite)
+        # `@`, because on torch `ops.matmul` multiplies float64 as float32.
+        band = ops.convert_to_tensor(self._band, dtype=dtype)
+        shape = ops.shape(x)
+        channels = self._band.shape[0]
+        if self._channel_axis == -1:
+            sums = ops.reshape(squares, (-1, channels)) @ band
+        else:
+            positions = math.prod(shape[2:])
+            sums = band @ ops.reshape(squares, (shape[0], channels, positions))
+        return ops.reshape(sums, shape)
+
+    def _power(self, base: Any) -> Any:
+        """`base ** -beta`; NaN where `base` is negative."""
+        root = ops.rsqrt(base)
+        if self.beta == 0.5:
+            return root
+        if self.beta == 0.75:
+            return root * ops.sqrt(root)
+        if self.beta == 1.0:
+            return root * root
+        return ops.power(root, 2.0 * self.beta)
+
+    @property
+    def _channel_axis(self) -> int:
+        return -1 if self.data_format == "channels_last" else 1
+
+    def compute_output_shape(
+        self, input_shape: tuple[int | None, ...]
+    ) -> tuple[int | None, ...]:
+        return tuple(input_shape)
+
+    def get_config(self) -> dict[str, Any]:
+        config: dict[str, Any] = super().get_config()
+        config.update(
+            depth_radius=self.depth_radius,
+            bias=self.bias,
+            alpha=self.alpha,
+            beta=self.beta,
+            data_format=self.data_format,
+        )
+        return config
+
+    @classmethod
+    def from_torch(
+        cls,
+        size: int,
+        alpha: float = 1e-4,
+        beta: float = 0.75,
+        k: float = 1.0,
+        **kwargs: Any,
+    ) -> Self:
+        """Makes the layer from the arguments of `torch.nn.LocalResponseNorm`.
+
+        PyTorch (and ONNX) divide `alpha` by `size`; the layer gets
+        `alpha / size`. PyTorch data is usually `data_format="channels_first"`.
+
+        Args:
+            size: Positive odd integer, the channels in the window. (With an
+                even size PyTorch and ONNX lean to different sides.)
+            alpha: Weight of the *mean* square. Defaults to `1e-4`.
+            beta: Exponent. Defaults to `0.75`.
+            k: Offset, our `bias`. Defaults to `1.0`.
+            **kwargs: `data_format` and arguments of `keras.Layer`.
+
+        Returns:
+            A `LocalResponseNormalization`.
+
+        Raises:
+            ValueError: If `size` is not a positive odd integer.
+
+        Examples:
+            >>> layer = LocalResponseNormalization.from_torch(5, alpha=1e-4)
+            >>> layer.depth_radius, layer.alpha
+            (2, 2e-05)
+        """
+        radius = _radius("size", size)
+        return cls(radius, bias=k, alpha=alpha / size, beta=beta, **kwargs)
+
+    @classmethod
+    def from_caffe(
+        cls,
+        local_size: int = 5,
+        alpha: float = 1.0,
+        beta: float = 0.75,
+        k: float = 1.0,
+        **kwargs: Any,
+    ) -> Self:
+        """Makes the layer from the `lrn_param` of Caffe (`ACROSS_CHANNELS`).
+
+        Caffe divides `alpha` by `local_size`; the layer gets
+        `alpha / local_size`. The defaults are those of Caffe's `LRNParameter`.
+
+        Args:
+            local_size: Positive odd integer, the channels in the window.
+                Defaults to `5`.
+            alpha: Weight of the *mean* square. Defaults to `1.0`.
+            beta: Exponent. Defaults to `0.75`.
+            k: Offset, our `bias`. Defaults to `1.0`.
+            **kwargs: `data_format` and arguments of `keras.Layer`.
+
+        Returns:
+            A `LocalResponseNormalization`.
+
+        Raises:
+            ValueError: If `local_size` is not a positive odd integer.
+
+        Examples:
+            >>> layer = LocalResponseNormalization.from_caffe(5, alpha=1.0)
+            >>> layer.depth_radius, layer.alpha
+            (2, 0.2)
+        """
+        radius = _radius("local_size", local_size)
+        return cls(radius, bias=k, alpha=alpha / local_size, beta=beta, **kwargs)
+
+    @classmethod
+    def from_paper(
+        cls,
+        n: int = 5,
+        alpha: float = 1e-4,
+        beta: float = 0.75,
+        k: float = 2.0,
+        **kwargs: Any,
+    ) -> Self:
+        """Makes the layer from the constants of the AlexNet paper.
+
+        The paper sums over `n` channels and does not divide `alpha`.
+
+        Args:
+            n: Positive odd integer, the channels in the window. Defaults to
+                `5`.
+            alpha: Weight of the sum of squares. Defaults to `1e-4`.
+            beta: Exponent. Defaults to `0.75`.
+            k: Offset, our `bias`. Defaults to `2.0`.
+            **kwargs: `data_format` and arguments of `keras.Layer`.
+
+        Returns:
+            A `LocalResponseNormalization`.
+
+        Raises:
+            ValueError: If `n` is not a positive odd integer.
+
+        Examples:
+            >>> layer = LocalResponseNormalization.from_paper()
+            >>> layer.depth_radius, layer.bias, layer.alpha, layer.beta
+            (2, 2.0, 0.0001, 0.75)
+        """
+        return cls(_radius("n", n), bias=k, alpha=alpha, beta=beta, **kwargs)
+
+
+def _non_negative_int(name: str, value: Any) -> int:
+    try:
+        number = -1 if isinstance(value, bool | np.bool_) else operator.index(value)
+    except TypeError:
+        number = -1
+    if number < 0:
+        raise ValueError(
+            f"Argument `{name}` must be a non-negative integer. "
+            f"Received: {name}={value!r}"
+        )
+    return number
+
+
+def _finite(name: str, value: Any, expected: str) -> float:
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, numbers.Real)
+        or not math.isfinite(value)
+    ):
+        raise ValueError(
+            f"Argument `{name}` must be {expected}. Received: {name}={value!r}"
+        )
+    return float(value)
+
+
+def _radius(name: str, window: Any) -> int:
+    """The radius of a window of `window` channels, which must be odd."""
+    size = _non_negative_int(name, window)
+    if size % 2 == 0:
+        raise ValueError(
+            f"Argument `{name}` must be a positive odd integer: frameworks "
+            "disagree on which side an even window leans to. "
+            f"Received: {name}={window!r}"
+        )
+    return size // 2

@@ -1,0 +1,121 @@
+"""Training recipes: every choice of a training, with its measured result."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All choices of a training that change its result, except the seed.
+
+    Attributes:
+        name: Name for `get` and the command line.
+        description: What the recipe is for, in one sentence.
+        epochs: Passes over the training images.
+        batch_size: Images in a step.
+        optimizer: Keras name of the optimizer: `"sgd"` or `"adamw"`.
+        learning_rate: Peak step size.
+        momentum: Momentum of SGD, in [0, 1).
+        weight_decay: Decoupled weight decay, >= 0.
+        schedule: `"constant"`, or `"cosine"` to 0 over all steps.
+        normalization: See `AlexNetMini`.
+        dropout: Dropout rate behind both hidden dense layers, in [0, 1).
+        augmentation: Name from `keras_tinyalex.augmentation`, or `None`.
+        dtype: Keras dtype policy, e.g. `"float32"`, `"mixed_bfloat16"`.
+
+    Examples:
+        >>> dataclasses.replace(BASELINE, epochs=2).epochs
+        2
+    """
+
+    name: str
+    description: str = ""
+    epochs: int = 35
+    batch_size: int = 16
+    optimizer: str = "sgd"
+    learning_rate: float = 0.01
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+    schedule: str = "constant"
+    normalization: str | None = "lrn"
+    dropout: float = 0.5
+    augmentation: str | None = None
+    dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        for field, known in _CHOICES.items():
+            if (value := getattr(self, field)) not in known:
+                raise ValueError(
+                    f"`{field}` must be one of {known}. Received: {field}={value!r}"
+                )
+        for field in ("epochs", "batch_size"):
+            value = getattr(self, field)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ValueError(
+                    f"`{field}` must be a positive integer. Received: {field}={value!r}"
+                )
+        if not self.learning_rate > 0:
+            raise ValueError(
+                "`learning_rate` must be a positive number. "
+                f"Received: learning_rate={self.learning_rate!r}"
+            )
+
+        try:
+            keras.dtype_policies.get(self.dtype)
+        except ValueError as error:
+            raise ValueError(
+                "`dtype` must be a Keras dtype policy, e.g. 'float32' or "
+                f"'mixed_bfloat16'. Received: dtype={self.dtype!r}"
+            ) from error
+
+    def as_dict(self) -> dict[str, Any]:
+        """Returns the fields as a JSON-ready dict."""
+        return dataclasses.asdict(self)
+
+
+_CHOICES: dict[str, tuple[str, ...]] = {
+    "optimizer": ("sgd", "adamw"),
+    "schedule": ("constant", "cosine"),
+}
+
+# The recipe of the original project: Keras' default SGD, no augmentation. It
+# reported 0.43 top-1 on the val images of 20 classes. Results of
+#   keras-tinyalex train --data tiny-imagenet-20.zip --recipe baseline --seed N
+# are in docs/baseline.md.
+BASELINE = Recipe(
+    name="baseline",
+    description="The original 35 epochs: plain SGD, batch 16, no augmentation.",
+)
+
+RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (BASELINE,)}
+
+
+def get(name: str | Recipe) -> Recipe:
+    """Returns the recipe of a name; passes recipes on.
+
+    Args:
+        name: One of `RECIPES`, or a `Recipe`.
+
+    Returns:
+        A `Recipe`.
+
+    Raises:
+        ValueError: If the name is unknown.
+
+    Examples:
+        >>> get("baseline").epochs
+        35
+    """
+    if isinstance(name, Recipe):
+        return name
+    if name not in RECIPES:
+        raise ValueError(
+            f"`recipe` must be one of {sorted(RECIPES)} or a Recipe. "
+            f"Received: recipe={name!r}"
+        )
+    return RECIPES[name]

@@ -1,0 +1,433 @@
+"""Trains AlexNetMini by a recipe into a run folder."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import hashlib
+import json
+import os
+import platform
+import shutil
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import keras
+
+from keras_tinyalex import recipes
+from keras_tinyalex.applications.alexnet_mini import AlexNetMini
+from keras_tinyalex.applications.weights import load_model, save_model
+from keras_tinyalex.callbacks import (
+    Checkpoint,
+    History,
+    ProgressReport,
+    TensorBoardScalars,
+)
+from keras_tinyalex.datasets.classes import readable_name, select_classes
+from keras_tinyalex.datasets.layout import open_source
+from keras_tinyalex.datasets.tiny_imagenet import (
+    Batches,
+    Classes,
+    LabelledArrays,
+    read_split,
+)
+from keras_tinyalex.evaluation import Evaluation, evaluate
+from keras_tinyalex.progress import Progress
+from keras_tinyalex.recipes import Recipe
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# The part of the training images that is held out where a source has no val.
+DEFAULT_VALIDATION_SPLIT = 0.1
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished training.
+
+    Attributes:
+        path: The run folder.
+        model: The trained `keras.Model`.
+        class_names: Class names (wnids) in label order.
+        history: Values by epoch, as lists under their names.
+        metrics: Results, as in `metrics.json`.
+    """
+
+    path: Path
+    model: Any
+    class_names: tuple[str, ...]
+    history: dict[str, list[float]]
+    metrics: dict[str, Any]
+
+
+def train(
+    recipe: str | Recipe = "baseline",
+    data: str | os.PathLike[str] = "sample",
+    classes: Classes = 20,
+    output: str | os.PathLike[str] | None = None,
+    seed: int = 0,
+    resume: bool = True,
+    *,
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    dtype: str | None = None,
+    validation_split: float | None = None,
+    progress: bool = True,
+) -> Run:
+    """Trains AlexNetMini by a recipe and writes a run folder.
+
+    The folder holds `config.json`, `environment.json`, `history.csv`,
+    `metrics.json`, `tensorboard/`, `checkpoints/`, `model.keras`, `model.h5`
+    and `plots/`. A checkpoint is written after each epoch; called again with
+    the same arguments, a stopped training goes on behind the last one, with
+    the same result as if it had not been stopped, and a finished one is
+    returned as it is.
+
+    Sets the global seeds of Python, NumPy and Keras.
+
+    Args:
+        recipe: Name from `keras_tinyalex.recipes`, or a `Recipe`.
+        data: Source of images; see `datasets.tiny_imagenet.load_data`.
+        classes: Which classes; see `datasets.tiny_imagenet.load_data`.
+            Default 20, the first 20 sorted wnids. `None` takes all.
+        output: Run folder. Default
+            `runs/<recipe>-<data>-seed<seed>` in the working directory.
+        seed: Seed >= 0 of weights, dropout, order and augmentation.
+        resume: Whether to go on with a stopped run in `output`; `False`
+            starts again and removes what the run folder holds.
+        epochs: Replaces the recipe's.
+        batch_size: Replaces the recipe's.
+        dtype: Dtype policy that replaces the recipe's.
+        validation_split: Fraction of the training images, chosen by class
+            and seed 0, to validate on instead of the val images. Default:
+            the val images, or 0.1 for a source without any.
+        progress: Whether to report progress on standard error.
+
+    Returns:
+        A `Run`.
+
+    Raises:
+        FileNotFoundError: If `data` does not exist.
+        ValueError: If an argument is out of its range, an image cannot be
+            decoded, or `output` holds another run or other files.
+        FloatingPointError: If the loss or a weight is no longer finite; the
+            last finite checkpoint stays.
+
+    Examples:
+        >>> import tempfile
+        >>> run = train(classes=2, epochs=1, output=tempfile.mkdtemp(), progress=False)
+        >>> run.metrics["epochs"], run.metrics["n_train"], run.metrics["n_val"]
+        (1, 200, 40)
+    """
+    started = time.monotonic()
+    recipe = _adjusted(recipes.get(recipe), epochs, batch_size, dtype)
+    if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
+        raise ValueError(f"`seed` must be an integer >= 0. Received: seed={seed!r}")
+    train_data, val_data, words = _load(data, classes, validation_split, progress)
+    folder = Path(output) if output else _default_folder(recipe, data, seed)
+    config = _config(recipe, data, seed, validation_split, train_data, val_data)
+    if finished := _open_run_folder(folder, config, resume):
+        return finished
+
+    keras.utils.set_random_seed(seed)
+    model = _build(recipe, train_data)
+    batches = Batches(
+        train_data, recipe.batch_size, seed, augmentation=recipe.augmentation
+    )
+    history = History(folder / "history.csv", batches)
+    checkpoint = Checkpoint(folder / "checkpoints", batches, history)
+    done = checkpoint.restore(model)
+    total = recipe.epochs
+    if done and progress:
+        print(f"resuming {folder} after epoch {done}/{total}", file=sys.stderr)
+    to_do = len(train_data.labels) * (total - done)
+    with Progress("training", to_do, "images", progress, lines=False) as bar:
+        model.fit(
+            batches,
+            validation_data=Batches(val_data, 128, shuffle=False),
+            epochs=total,
+            initial_epoch=done,
+            verbose=0,
+            callbacks=[
+                history,
+                checkpoint,
+                TensorBoardScalars(folder / "tensorboard", history),
+                ProgressReport(bar, total, batches, history),
+            ],
+        )
+    evaluation = evaluate(
+        model, (val_data.images, val_data.labels), class_names=val_data.class_names
+    )
+    save_model(model, folder / "model.keras", train_data.class_names)
+    save_model(model, folder / "model.h5", train_data.class_names)
+    _write_plots(folder / "plots", train_data, val_data, words, history, evaluation)
+    earlier = sum(history.rows["seconds"][:done])
+    metrics = {
+        **_results(evaluation),
+        **_speed(history, len(train_data.labels)),
+        "seconds_total": round(time.monotonic() - started + earlier, 3),
+        "epochs": total,
+        "recipe": recipe.name,
+        "seed": seed,
+        "classes": len(train_data.class_names),
+        "n_train": len(train_data.labels),
+        "run": str(folder),
+    }
+    # Written last: its presence says that the run is complete.
+    write_json(folder / "metrics.json", metrics)
+    return Run(folder, model, train_data.class_names, history.rows, metrics)
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Writes a JSON file aside and moves it into place."""
+    aside = path.with_name(path.name + ".part")
+    aside.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    os.replace(aside, path)
+
+
+def _adjusted(
+    recipe: Recipe, epochs: int | None, batch_size: int | None, dtype: str | None
+) -> Recipe:
+    changes = {"epochs": epochs, "batch_size": batch_size, "dtype": dtype}
+    given = {name: value for name, value in changes.items() if value is not None}
+    return dataclasses.replace(recipe, **given)  # type: ignore[arg-type]
+
+
+def _load(
+    data: str | os.PathLike[str],
+    classes: Classes,
+    validation_split: float | None,
+    progress: bool,
+) -> tuple[LabelledArrays, LabelledArrays, dict[str, str]]:
+    source = open_source(data)
+    names = select_classes(source.class_names, classes, source.words)
+    train_data = read_split(source, "train", names, progress=progress)
+    if validation_split is None and "val" in source.images:
+        val_data = read_split(source, "val", names, progress=progress)
+        return train_data, val_data, source.words
+    fraction = validation_split or DEFAULT_VALIDATION_SPLIT
+    if not 0 < fraction < 1:
+        raise ValueError(
+            "`validation_split` must be a fraction between 0 and 1. "
+            f"Received: validation_split={validation_split!r}"
+        )
+    held_out = train_data.part(True, fraction, seed=0)
+    return train_data.part(False, fraction, seed=0), held_out, source.words
+
+
+def _default_folder(recipe: Recipe, data: object, seed: int) -> Path:
+    return Path("runs", f"{recipe.name}-{Path(str(data)).stem}-seed{seed}")
+
+
+def _config(
+    recipe: Recipe,
+    data: object,
+    seed: int,
+    validation_split: float | None,
+    train_data: LabelledArrays,
+    val_data: LabelledArrays,
+) -> dict[str, Any]:
+    """Everything that decides the result, with one digest over all of it."""
+    decisive: dict[str, Any] = {
+        "recipe": recipe.as_dict(),
+        "seed": seed,
+        "validation_split": validation_split,
+        "class_names": list(train_data.class_names),
+        "train_sha256": _digest(train_data),
+        "val_sha256": _digest(val_data),
+    }
+    text = json.dumps(decisive, sort_keys=True)
+    fingerprint = hashlib.sha256(text.encode()).hexdigest()[:16]
+    return {"data": str(data), **decisive, "fingerprint": fingerprint}
+
+
+def _digest(data: LabelledArrays) -> str:
+    digest = hashlib.sha256(data.images.data)
+    digest.update(data.labels.data)
+    return digest.hexdigest()
+
+
+def _open_run_folder(folder: Path, config: dict[str, Any], resume: bool) -> Run | None:
+    """Prepares the folder; returns the run where it is already complete."""
+    config_file = folder / "config.json"
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"`output` must be a folder. Received: output={str(folder)!r}")
+    if folder.exists() and any(folder.iterdir()):
+        if not config_file.exists():
+            raise ValueError(
+                "`output` must be a new or empty folder, or the folder of a run; "
+                f"this one holds other files. Received: output={str(folder)!r}"
+            )
+        if not resume:
+            shutil.rmtree(folder)
+        else:
+            _check_same_run(config_file, config)
+            if (folder / "metrics.json").exists():
+                return _read_run(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(config_file, config)
+    write_json(folder / "environment.json", _environment())
+    return None
+
+
+def _check_same_run(config_file: Path, config: dict[str, Any]) -> None:
+    try:
+        old = json.loads(config_file.read_text(encoding="utf-8"))
+        fingerprint = old["fingerprint"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{config_file} is damaged ({error}); start again with resume=False "
+            "(--no-resume) or another `output`."
+        ) from None
+    if fingerprint != config["fingerprint"]:
+        changed = [k for k in config if k != "fingerprint" and old.get(k) != config[k]]
+        raise ValueError(
+            f"`output` holds another run ({fingerprint}) than the one asked for "
+            f"({config['fingerprint']}): {', '.join(changed)} differ. Choose another "
+            "`output`, or replace the run with resume=False (--no-resume). "
+            f"Received: output={str(config_file.parent)!r}"
+        )
+
+
+def _read_run(folder: Path) -> Run:
+    model, class_names = load_model(folder / "model.keras")
+    with (folder / "history.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    history = {name: [float(row[name]) for row in rows] for name in rows[0]}
+    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    return Run(folder, model, class_names or (), history, metrics)
+
+
+def _environment() -> dict[str, Any]:
+    backend = keras.backend.backend()
+    packages = ["keras_tinyalex", "keras", "numpy", backend]
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "backend": backend,
+        "versions": {name: sys.modules[name].__version__ for name in packages},
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        names = [x.split(":", 1)[1].strip() for x in lines if x.startswith("model n")]
+        return names[0]
+    except (OSError, IndexError):
+        return platform.processor()
+
+
+def _build(recipe: Recipe, data: LabelledArrays) -> Any:
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(recipe.dtype)
+    try:
+        model = AlexNetMini(
+            num_classes=len(data.class_names),
+            dropout=recipe.dropout,
+            normalization=recipe.normalization,
+        )
+    finally:
+        keras.config.set_dtype_policy(policy)
+    steps = -(-len(data.labels) // recipe.batch_size) * recipe.epochs
+    top = min(5, len(data.class_names))
+    model.compile(
+        optimizer=_optimizer(recipe, steps),
+        loss=keras.losses.SparseCategoricalCrossentropy(),
+        metrics=[
+            "accuracy",
+            keras.metrics.SparseTopKCategoricalAccuracy(top, name="top5"),
+        ],
+    )
+    return model
+
+
+def _optimizer(recipe: Recipe, steps: int) -> Any:
+    rate: Any = recipe.learning_rate
+    if recipe.schedule == "cosine":
+        rate = keras.optimizers.schedules.CosineDecay(rate, steps)
+    if recipe.optimizer == "adamw":
+        return keras.optimizers.AdamW(rate, weight_decay=recipe.weight_decay)
+    decay = recipe.weight_decay or None
+    return keras.optimizers.SGD(rate, recipe.momentum, weight_decay=decay)
+
+
+def _results(evaluation: Evaluation) -> dict[str, Any]:
+    return {
+        "val_accuracy": evaluation.top1,
+        "val_top5": evaluation.top5,
+        "val_loss": evaluation.loss,
+        "interval": list(evaluation.interval),
+        "n_val": evaluation.n,
+    }
+
+
+def _speed(history: History, images: int) -> dict[str, float]:
+    seconds = history.rows["train_seconds"]
+    # The first epoch also traces and compiles.
+    steady = seconds[1:] or seconds
+    return {
+        "train_seconds": round(sum(seconds), 3),
+        "images_per_second": round(images * len(steady) / sum(steady), 1),
+    }
+
+
+def _write_plots(
+    folder: Path,
+    train_data: LabelledArrays,
+    val_data: LabelledArrays,
+    words: dict[str, str],
+    history: History,
+    evaluation: Evaluation,
+) -> None:
+    from keras_tinyalex import visualization
+
+    names = [readable_name(name, words) for name in train_data.class_names]
+    samples = visualization.plot_samples(train_data.images, train_data.labels, names)
+    curves = visualization.plot_history(history.rows)
+    write_figures(folder, {"samples": samples, "history": curves})
+    write_figures(folder, plot_evaluation(evaluation, val_data, names))
+
+
+def plot_evaluation(
+    evaluation: Evaluation, data: LabelledArrays, names: Sequence[str]
+) -> dict[str, Figure]:
+    """Returns the pictures of an evaluation by their file names.
+
+    Args:
+        evaluation: Result of `evaluate` on `data`.
+        data: The images and labels.
+        names: Readable class names in label order.
+
+    Returns:
+        `predictions`, the grid of real and predicted classes, and
+        `confusion_matrix`, as matplotlib figures.
+    """
+    from keras_tinyalex import visualization
+
+    return {
+        "predictions": visualization.plot_predictions(
+            data.images,
+            data.labels,
+            evaluation.predictions,
+            names,
+            confidences=evaluation.confidences,
+        ),
+        "confusion_matrix": visualization.plot_confusion_matrix(
+            evaluation.confusion, names
+        ),
+    }
+
+
+def write_figures(folder: Path, figures: Mapping[str, Figure]) -> None:
+    """Writes figures as PNG files named by their keys."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, figure in figures.items():
+        figure.savefig(folder / f"{name}.png")

@@ -1,0 +1,455 @@
+"""Figures of data sets, trainings and results: returned, never shown.
+
+Each function makes a `matplotlib.figure.Figure` of its own, without pyplot, so
+it needs no display and leaves no global state. `figure.savefig(path)` writes it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+DPI = 150
+PICTURE = 1.28  # inches: 192 dots, so a 64-pixel image is enlarged exactly 3 times
+MARGIN = 0.2
+TRAIN_COLOR, VAL_COLOR = "#8b95a1", "#0b63b0"
+# Told apart by lightness too, and doubled by a mark for colour-blind readers.
+RIGHT_COLOR, WRONG_COLOR = "#00694e", "#d1380f"
+MOST_CLASSES_WITH_NUMBERS, MOST_CLASSES_WITH_NAMES = 30, 60
+
+
+def plot_samples(
+    images: ArrayLike,
+    labels: ArrayLike,
+    class_names: Sequence[str],
+    columns: int = 10,
+    seed: int = 0,
+    per_class: int = 1,
+) -> Figure:
+    """Draws random images of each class under the name of the class.
+
+    Args:
+        images: `(N, H, W, 3)` or `(N, H, W, 1)`, uint8, or float in 0 to 1 or
+            0 to 255 (told apart by the largest value).
+        labels: `(N,)` integers, the positions in `class_names`.
+        class_names: Wnids or names in label order. Of synonyms ("sea slug,
+            nudibranch") the first is shown; long names are wrapped and cut.
+        columns: Classes beside each other, a positive integer.
+        seed: Seed of the choice of images.
+        per_class: Images of each class, below each other; fewer where there
+            are not as many.
+
+    Returns:
+        A `matplotlib.figure.Figure` with one axes per image, class by class.
+
+    Raises:
+        ValueError: If an argument is not as above, or there are no images.
+
+    Examples:
+        >>> images = np.random.default_rng(0).random((6, 64, 64, 3))
+        >>> figure = plot_samples(images, [0, 1, 2, 0, 1, 2], ["cat", "dog", "fox"])
+        >>> [axes.get_title() for axes in figure.axes]
+        ['cat', 'dog', 'fox']
+    """
+    pictures, white, (real,) = _check(images, class_names, labels=labels)
+    _check_positive(columns=columns, per_class=per_class)
+    generator, present = np.random.default_rng(seed), np.unique(real)
+    columns = min(columns, len(present))
+    gap, header = 0.16, 0.36
+    block = header + per_class * (PICTURE + 0.06)
+    rows = math.ceil(len(present) / columns)
+    figure = _figure(columns * (PICTURE + gap) - gap, rows * block)
+    names = _short(class_names)
+    for position, label in enumerate(present):
+        left = (position % columns) * (PICTURE + gap)
+        top = (position // columns) * block + header
+        found = np.flatnonzero(real == label)
+        chosen = generator.permutation(found)[:per_class]
+        for row, index in enumerate(chosen):
+            axes = _add_picture(figure, pictures[index], white, left, top, PICTURE)
+            top += PICTURE + 0.06
+            if row == 0:
+                title = _fit(names[label], PICTURE * 72 + 6, size=8, lines=2)
+                axes.set_title(title, size=8, pad=4, parse_math=False)
+    return figure
+
+
+def plot_history(history: Mapping[str, Sequence[Any]] | Any) -> Figure:
+    """Draws accuracy and loss by epoch, of training and validation.
+
+    Args:
+        history: Mapping of `"accuracy"`, `"val_accuracy"`, `"loss"` and
+            `"val_loss"` to one value per epoch, as numbers or as read from
+            `history.csv`, or what `model.fit()` returns. Absent curves are
+            left out, but one of the four must be there.
+
+    Returns:
+        A `matplotlib.figure.Figure` with two axes, accuracy and loss. Each
+        curve ends in its last value; a dot and the title mark the best
+        validation value.
+
+    Raises:
+        ValueError: If there are no curves, or their lengths differ.
+
+    Examples:
+        >>> figure = plot_history({"loss": [2.0, 1.5], "val_loss": [2.1, 1.8]})
+        >>> figure.axes[1].get_title(loc="right")
+        'best val 1.800 (epoch 2)'
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    values = getattr(history, "history", history)
+    curves: dict[str, NDArray[np.float64]] = {
+        key: np.asarray(values[key], dtype="float64")
+        for key in ("accuracy", "val_accuracy", "loss", "val_loss")
+        if key in values
+    }
+    lengths = {key: curve.size for key, curve in curves.items()}
+    if len(set(lengths.values())) != 1 or 0 in lengths.values():
+        raise ValueError(
+            "`history` must map 'accuracy', 'val_accuracy', 'loss' or 'val_loss' to "
+            "equally many values, one per epoch. "
+            f"Received: history with the keys {list(values)} and lengths {lengths}"
+        )
+    layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.08, wspace=0.04)
+    figure = Figure(figsize=(10, 3.8), dpi=DPI, layout=layout)
+    accuracy, loss = figure.subplots(1, 2)
+    _draw_curves(accuracy, "accuracy", curves, best=np.nanargmax)
+    _draw_curves(loss, "loss", curves, best=np.nanargmin)
+    return figure
+
+
+def plot_predictions(
+    images: ArrayLike,
+    labels: ArrayLike,
+    predictions: ArrayLike,
+    class_names: Sequence[str],
+    confidences: ArrayLike | None = None,
+    n: int = 20,
+    seed: int = 0,
+) -> Figure:
+    """Draws random images titled `R:` (real) and `P:` (predicted class).
+
+    Titles and frames of right predictions are green, of wrong ones red; a
+    mark in the corner says the same, with the confidence where it is given.
+
+    Args:
+        images: `(N, H, W, 3)` or `(N, H, W, 1)`, uint8, or float in 0 to 1 or
+            0 to 255 (told apart by the largest value).
+        labels: `(N,)` integers, the real positions in `class_names`.
+        predictions: `(N,)` integers, the predicted positions.
+        class_names: Wnids or names in label order. Of synonyms the first is
+            shown; long names are cut.
+        confidences: `(N,)` floats in 0 to 1, or `None`.
+        n: Number of images, a positive integer; all if there are fewer.
+        seed: Seed of the choice of images.
+
+    Returns:
+        A `matplotlib.figure.Figure` with one axes per image, five in a row,
+        in the order of `images`.
+
+    Raises:
+        ValueError: If an argument is not as above, or there are no images.
+
+    Examples:
+        >>> images = np.zeros((2, 64, 64, 3), "uint8")
+        >>> figure = plot_predictions(images, [0, 1], [0, 0], ["cat", "dog"])
+        >>> figure.axes[1].get_title(loc="left")
+        'R: dog\\nP: cat'
+    """
+    pictures, white, (real, predicted) = _check(
+        images, class_names, labels=labels, predictions=predictions
+    )
+    _check_positive(n=n)
+    sure = None if confidences is None else np.asarray(confidences, dtype="float64")
+    if sure is not None and sure.shape != real.shape:
+        raise ValueError(
+            "`confidences` must have one value per image. "
+            f"Received: confidences.shape={sure.shape} for {len(real)} images"
+        )
+    count = min(n, len(real))
+    chosen = np.random.default_rng(seed).choice(len(real), count, replace=False)
+    columns, side, gap, header = min(5, count), PICTURE * 4 / 3, 0.2, 0.46
+    rows = math.ceil(count / columns)
+    figure = _figure(columns * (side + gap) - gap, rows * (side + header))
+    names = _short(class_names)
+    for position, index in enumerate(np.sort(chosen)):
+        left = (position % columns) * (side + gap)
+        top = (position // columns) * (side + header) + header
+        axes = _add_picture(figure, pictures[index], white, left, top, side)
+        right = bool(real[index] == predicted[index])
+        color = RIGHT_COLOR if right else WRONG_COLOR
+        lines = (f"R: {names[real[index]]}", f"P: {names[predicted[index]]}")
+        title = "\n".join(_fit(line, side * 72 + 6, size=8) for line in lines)
+        axes.set_title(title, loc="left", size=8, pad=4, color=color, parse_math=False)
+        axes.spines[:].set(visible=True, color=color, linewidth=1.5)
+        percent = "" if sure is None else f" {sure[index]:.0%}"
+        axes.text(
+            0.965,
+            0.035,
+            ("✓" if right else "✗") + percent,
+            transform=axes.transAxes,
+            ha="right",
+            va="bottom",
+            size=6.5,
+            color="white",
+            bbox={"boxstyle": "round,pad=0.25", "color": color, "linewidth": 0},
+        )
+    return figure
+
+
+def plot_confusion_matrix(
+    confusion: ArrayLike, class_names: Sequence[str], normalize: bool = True
+) -> Figure:
+    """Draws how often each real class (y) was predicted as each class (x).
+
+    Cells carry their numbers up to 30 classes, axes their names up to 60.
+
+    Args:
+        confusion: `(C, C)` integers, rows real, columns predicted.
+        class_names: `C` wnids or names in label order. Of synonyms the first
+            is shown; long names are cut.
+        normalize: Whether to show the percentage of the images of the real
+            class (rows sum to 100) instead of the number of images.
+
+    Returns:
+        A `matplotlib.figure.Figure` with two axes, matrix and colour bar.
+
+    Raises:
+        ValueError: If `confusion` is not square with counts from 0, or the
+            number of names differs.
+
+    Examples:
+        >>> figure = plot_confusion_matrix([[3, 1], [0, 4]], ["cat", "dog"])
+        >>> [text.get_text() for text in figure.axes[0].texts]
+        ['75', '25', '0', '100']
+    """
+    from matplotlib.figure import Figure
+
+    counts, size = np.asarray(confusion), len(class_names)
+    if counts.shape != (size, size) or not size or np.any(counts < 0):
+        raise ValueError(
+            "`confusion` must be a (C, C) array of counts from 0, with C names in "
+            f"`class_names`. Received: confusion.shape={counts.shape}, {size} names, "
+            f"smallest count {counts.min() if counts.size else None}"
+        )
+    totals = np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    shown = 100 * counts / totals if normalize else counts
+    named = size <= MOST_CLASSES_WITH_NAMES
+    cell = 0.36 if size <= MOST_CLASSES_WITH_NUMBERS else 0.18
+    side = max(cell * size, 2.4) if named else 7.2
+    names = [_fit(name, 130, size=8) for name in _short(class_names)] if named else []
+    space = max((_text_width(name, 8) for name in names), default=0) / 72
+    figsize = (side + space + 1.6, side + 0.75 * space + 1.1)
+    figure = Figure(figsize=figsize, dpi=DPI, layout="constrained")
+    axes = figure.add_subplot()
+    top = max(float(shown.max()), 1.0)
+    image = axes.imshow(shown, cmap="Blues", vmin=0, vmax=top, interpolation="nearest")
+    ticks = range(size) if named else ()
+    axes.set_yticks(ticks, names, size=8, parse_math=False)
+    axes.set_xticks(ticks, names, size=8, parse_math=False)
+    for text in axes.get_xticklabels():
+        text.set(rotation=45, ha="right", rotation_mode="anchor")
+    axes.tick_params(length=0)
+    axes.spines[:].set_color("#c8ced6")
+    axes.set_xlabel("predicted", labelpad=6)
+    axes.set_ylabel("real", labelpad=6)
+    total = int(counts.sum())
+    right = int(counts.trace()) / max(total, 1)
+    axes.set_title(f"{right:.1%} of {total:,} images right", size=10, pad=8)
+    label = "% of the images of the real class" if normalize else "images"
+    bar = figure.colorbar(image, ax=axes, shrink=0.6, aspect=30, pad=0.02)
+    bar.set_label(label, size=8)
+    bar.ax.tick_params(labelsize=8)
+    bar.outline.set_visible(False)
+    if size <= MOST_CLASSES_WITH_NUMBERS:
+        _write_numbers(axes, shown, top)
+    return figure
+
+
+def _write_numbers(axes: Axes, shown: NDArray[Any], top: float) -> None:
+    for (row, column), value in np.ndenumerate(shown):
+        # Zeros are pale: most cells are, and the others are to stand out.
+        color = "white" if value > top / 2 else "#1c2733" if value else "#c3cbd5"
+        number = f"{value:.0f}"
+        axes.text(column, row, number, ha="center", va="center", size=7, color=color)
+
+
+def _draw_curves(
+    axes: Axes, metric: str, curves: Mapping[str, NDArray[np.float64]], best: Any
+) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axes.set_title(metric.capitalize(), loc="left", size=11, weight="bold")
+    axes.set_xlabel("epoch")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", color="#e4e8ed", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.xaxis.set_major_locator(
+        MaxNLocator("auto", steps=[1, 2, 5, 10], integer=True, min_n_ticks=1)
+    )
+    ends: list[tuple[float, str, str]] = []
+    for key, part, color in (
+        (metric, "train", TRAIN_COLOR),
+        (f"val_{metric}", "val", VAL_COLOR),
+    ):
+        if key not in curves:
+            continue
+        curve = curves[key]
+        epochs = np.arange(1, curve.size + 1)
+        marker = "o" if curve.size == 1 else None
+        axes.plot(epochs, curve, color=color, linewidth=2, marker=marker, label=part)
+        finite = np.isfinite(curve)
+        if finite[-1]:
+            ends.append((float(curve[-1]), f"{part} {curve[-1]:.3f}", color))
+        if part == "val" and finite.any():
+            at = int(best(np.where(finite, curve, np.nan)))
+            axes.plot(at + 1, curve[at], "o", color=color, markersize=6, label="best")
+            text = f"best val {curve[at]:.3f} (epoch {at + 1})"
+            axes.set_title(text, loc="right", size=9, color=color)
+    axes.margins(x=0.02)
+    _label_ends(axes, ends)
+
+
+def _label_ends(axes: Axes, ends: list[tuple[float, str, str]]) -> None:
+    """Writes beside the last point of each curve, apart from each other."""
+    low, high = axes.get_ylim()
+    axes.set_ylim(low, high)
+    ends.sort()
+    heights = [(value - low) / (high - low) for value, _, _ in ends]
+    if len(ends) == 2 and heights[1] - heights[0] < 0.075:
+        middle = sum(heights) / 2
+        heights = [middle - 0.0375, middle + 0.0375]
+    for height, (_, text, color) in zip(heights, ends, strict=True):
+        axes.annotate(
+            text,
+            (1, height),
+            xycoords="axes fraction",
+            xytext=(5, 0),
+            textcoords="offset points",
+            va="center",
+            size=9,
+            color=color,
+            annotation_clip=False,
+        )
+
+
+def _figure(width: float, height: float) -> Figure:
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width + 2 * MARGIN, height + 2 * MARGIN), dpi=DPI)
+
+
+def _add_picture(
+    figure: Figure,
+    picture: NDArray[Any],
+    white: int,
+    left: float,
+    top: float,
+    side: float,
+) -> Axes:
+    """Adds an image of `side` inches at `left` and `top` inside the margins."""
+    width, height = figure.get_size_inches()
+    x, y = (left + MARGIN) / width, 1 - (top + MARGIN + side) / height
+    axes = figure.add_axes((x, y, side / width, side / height))
+    pixels = np.rint(picture * (255 / white)).astype("uint8")
+    rgb = np.broadcast_to(pixels, (*pixels.shape[:2], 3))
+    axes.imshow(rgb, interpolation="nearest")
+    axes.set(xticks=[], yticks=[])
+    axes.spines[:].set_visible(False)
+    return axes
+
+
+def _check(
+    images: ArrayLike, class_names: Sequence[str], **integers: ArrayLike
+) -> tuple[NDArray[Any], int, list[NDArray[np.int64]]]:
+    """Returns the images, their value of white, and `integers` as arrays."""
+    pictures = np.asarray(images)
+    if pictures.ndim != 4 or pictures.shape[-1] not in (1, 3) or not pictures.size:
+        raise ValueError(
+            "`images` must have the shape (N, H, W, 3) or (N, H, W, 1), N > 0. "
+            f"Received: images.shape={pictures.shape}"
+        )
+    if pictures.dtype != np.uint8 and pictures.dtype.kind != "f":
+        raise ValueError(
+            "`images` must be uint8 or float; convert them with "
+            f"`images.astype('uint8')`. Received: images.dtype={pictures.dtype}"
+        )
+    if not (pictures.min() >= 0 and pictures.max() <= 255):  # also if NaN
+        raise ValueError(
+            "`images` must lie in 0 to 1 or in 0 to 255; undo their normalization. "
+            f"Received: values from {pictures.min()} to {pictures.max()}"
+        )
+    arrays = []
+    for name, values in integers.items():
+        array = np.asarray(values)
+        if array.shape != pictures.shape[:1] or array.dtype.kind not in "iu":
+            raise ValueError(
+                f"`{name}` must be one integer per image. Received: "
+                f"{name}.shape={array.shape}, {name}.dtype={array.dtype}, "
+                f"images.shape={pictures.shape}"
+            )
+        if array.min() < 0 or array.max() >= len(class_names):
+            raise ValueError(
+                f"`{name}` must be positions in `class_names`, from 0 to "
+                f"{len(class_names) - 1}. "
+                f"Received: {name} from {array.min()} to {array.max()}"
+            )
+        arrays.append(array.astype("int64"))
+    whole_range = pictures.dtype == np.uint8 or pictures.max() > 1
+    return pictures, 255 if whole_range else 1, arrays
+
+
+def _check_positive(**numbers: int) -> None:
+    for name, number in numbers.items():
+        if not isinstance(number, (int, np.integer)) or number < 1:
+            raise ValueError(
+                f"`{name}` must be a positive integer. Received: {name}={number!r}"
+            )
+
+
+def _short(class_names: Sequence[str]) -> list[str]:
+    """Returns the first synonym of each name, or all where it is not unique."""
+    first = [str(name).split(",")[0].strip() for name in class_names]
+    times = Counter(first)
+    return [
+        short if times[short] == 1 else str(name)
+        for short, name in zip(first, class_names, strict=True)
+    ]
+
+
+def _fit(text: str, width: float, size: float, lines: int = 1) -> str:
+    """Wraps `text` to `lines` of `width` points, and cuts what is left over."""
+    if _text_width(text, size) <= width:
+        return text
+    words = text.split(" ")
+    if lines > 1:
+        for end in range(len(words) - 1, 0, -1):
+            line = " ".join(words[:end])
+            if _text_width(line, size) <= width:
+                rest = " ".join(words[end:])
+                return f"{line}\n{_fit(rest, width, size, lines - 1)}"
+    end = len(text)
+    while end > 1 and _text_width(text[:end].rstrip() + "…", size) > width:
+        end -= 1
+    return text[:end].rstrip() + "…"
+
+
+def _text_width(text: str, size: float) -> float:
+    """Returns the width of `text` in points, without a display."""
+    from matplotlib.font_manager import FontProperties
+    from matplotlib.textpath import text_to_path
+
+    font = FontProperties(size=size)
+    width, _, _ = text_to_path.get_text_width_height_descent(text, font, ismath=False)
+    return float(width)

@@ -1,0 +1,253 @@
+"""The command line: results, exit statuses, and one clear line per error."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from keras_tinyalex import AlexNetMini, training
+from keras_tinyalex.applications import save_model
+from keras_tinyalex.cli import main
+
+WNIDS = ("n01443537", "n01629819", "n01641577")
+
+
+@pytest.fixture
+def model_file(tmp_path):
+    path = tmp_path / "model.keras"
+    save_model(AlexNetMini(num_classes=3, width_multiplier=1 / 16), path, WNIDS)
+    return path
+
+
+@pytest.fixture
+def run(capsys):
+    """Runs a command; returns its status, JSON result and standard error."""
+
+    def start(*arguments):
+        status = main([str(argument) for argument in arguments])
+        out, error = capsys.readouterr()
+        last = out.splitlines()[-1] if out else "null"
+        return status, json.loads(last) if last[0] in "{n" else last, error
+
+    return start
+
+
+def test_prepare(run, official_zip, tmp_path):
+    output = tmp_path / "sorted"
+    command = ("prepare", "--source", official_zip, "--output", output, "--json")
+    status, result, _ = run(*command)
+    assert status == 0
+    assert result["written"] == 30
+    files = sorted(str(path.relative_to(output)) for path in output.rglob("*.JPEG"))
+    assert len(files) == 30
+    assert files[0] == f"train_images/{WNIDS[0]}/{WNIDS[0]}_0.JPEG"
+    assert (output / "manifest.json").exists()
+    status, result, error = run(*command)
+    assert (status, result["written"]) == (0, 0)
+    assert "30 images of 3 classes" in error
+
+
+def test_prepare_dry_run_writes_nothing(run, official_folder, tmp_path):
+    output = tmp_path / "sorted"
+    command = ("prepare", "--source", official_folder, "--output", output)
+    status, _, error = run(*command, "--dry-run")
+    assert status == 0
+    assert "would be in" in error
+    assert not output.exists()
+
+
+def test_verify(run, official_folder):
+    assert run("verify", official_folder)[0] == 0
+    bad = official_folder / "train" / WNIDS[0] / "images" / f"{WNIDS[0]}_0.JPEG"
+    bad.write_text("text")
+    status, result, error = run("verify", official_folder, "--json")
+    assert status == 1
+    assert result["images"] == 30
+    assert [entry["file"] for entry in result["bad"]] == [str(bad)]
+    assert f"{bad}: not a JPEG" in error
+
+
+def test_train_evaluate_predict(run, official_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        training,
+        "AlexNetMini",
+        lambda **options: AlexNetMini(width_multiplier=1 / 16, **options),
+    )
+    output = tmp_path / "run"
+    status, result, error = run(
+        *("train", "--data", official_folder, "--classes", "goldfish,bullfrog"),
+        *("--epochs", 2, "--output", output, "--json"),
+    )
+    assert status == 0
+    assert result["epochs"] == 2
+    assert result["classes"] == 2
+    assert {
+        "val_accuracy",
+        "val_top5",
+        "train_seconds",
+        "seconds_total",
+        "images_per_second",
+        "run",
+    } <= result.keys()
+    assert "epoch 1/2  loss" in error
+    assert "images/s" in error
+
+    model, plots = output / "model.h5", tmp_path / "plots"
+    status, measured, error = run(
+        *("evaluate", model, "--data", official_folder),
+        *("--plots", plots, "--json"),
+    )
+    assert status == 0
+    # the model knows two of the three classes: their 4 val images
+    assert measured["n"] == 4
+    assert measured["top1"] == result["val_accuracy"]
+    assert sorted(path.name for path in plots.iterdir()) == [
+        "confusion_matrix.png",
+        "predictions.png",
+    ]
+
+    image = official_folder / "val" / "images" / "val_0.JPEG"
+    status, predicted, error = run("predict", model, image, "--top", 1, "--json")
+    assert status == 0
+    (only,) = predicted["images"]
+    assert only["image"] == str(image)
+    (best,) = only["predictions"]
+    assert best["class_name"] in (WNIDS[0], WNIDS[2])
+    assert best["name"] in ("goldfish", "bullfrog")
+    assert 0.5 <= best["score"] <= 1
+    assert best["name"] in error
+
+
+def bad_input(name, folder, model):
+    """Command lines that must fail, and what they say."""
+    empty = folder.parent / "empty"
+    empty.mkdir()
+    text = folder / "train" / WNIDS[0] / "images" / f"{WNIDS[0]}_0.JPEG"
+    commands = {
+        "wrong path": (("train", "--data", "nowhere"), "source='nowhere'"),
+        "raw val": (("train", "--data", folder / "val"), "raw 'val' folder"),
+        "empty folder": (("train", "--data", empty), "no training image"),
+        "unknown class": (
+            ("train", "--data", folder, "--classes", "goldfsh"),
+            "goldfsh",
+        ),
+        "unknown recipe": (
+            ("train", "--data", folder, "--classes", "3", "--recipe", "besst"),
+            "recipe='besst'",
+        ),
+        "missing model": (("predict", "nowhere.keras", text), "nowhere.keras"),
+        "model is a picture": (("predict", text, text), "Cannot load a model"),
+        "missing image": (("predict", model, "nowhere.JPEG"), "nowhere.JPEG"),
+        "not an image": (("predict", model, model), "model.keras: not a JPEG"),
+        "other classes": (
+            ("evaluate", model, "--data", folder / "train", "--classes", "2"),
+            "3",
+        ),
+        "prepare onto a file": (
+            ("prepare", "--source", folder, "--output", text),
+            text.name,
+        ),
+        "weights without name": (("weights", "path"), "needs a NAME"),
+        "unknown weights": (("weights", "show", "alexnet"), "name='alexnet'"),
+    }
+    return commands[name]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "wrong path",
+        "raw val",
+        "empty folder",
+        "unknown class",
+        "unknown recipe",
+        "missing model",
+        "model is a picture",
+        "missing image",
+        "not an image",
+        "other classes",
+        "prepare onto a file",
+        "weights without name",
+        "unknown weights",
+    ],
+)
+def test_bad_input_is_one_line(
+    run, official_folder, model_file, monkeypatch, tmp_path, name
+):
+    monkeypatch.chdir(tmp_path)
+    command, message = bad_input(name, official_folder, model_file)
+    before = sorted(tmp_path.rglob("*"))
+    status, _, error = run(*command)
+    assert status == 1
+    *progress, last = error.strip().splitlines()
+    assert last.startswith("keras-tinyalex: error: ")
+    assert message in last
+    assert all(line.startswith("decoding") for line in progress)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_text_named_jpeg_is_named(run, official_folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    bad = official_folder / "train" / WNIDS[2] / "images" / f"{WNIDS[2]}_7.JPEG"
+    bad.write_text("I am no picture")
+    status, _, error = run("train", "--data", official_folder, "--classes", 3)
+    assert status == 1
+    assert f"{bad}: not a JPEG" in error.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "COMMAND"),
+        (("fly",), "invalid choice: 'fly'"),
+        (("prepare",), "--output"),
+        (("prepare", "--output", "x", "--mode", "teleport"), "teleport"),
+        (("train", "--epochs", "0"), "must be a positive integer, not '0'"),
+        (("train", "--seed", "-1"), "-1"),
+        (("evaluate", "model.keras"), "--data"),
+        (("predict", "model.keras"), "IMAGE"),
+    ],
+)
+def test_wrong_arguments_exit_with_2(run, capsys, arguments, message):
+    with pytest.raises(SystemExit) as stop:
+        run(*arguments)
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_debug_shows_the_traceback(run):
+    assert "Traceback" not in run("train", "--data", "nowhere")[2]
+    assert "Traceback" in run("train", "--data", "nowhere", "--debug")[2]
+
+
+def test_as_a_process(official_folder, tmp_path):
+    command = [sys.executable, "-m", "keras_tinyalex.cli", "prepare", "--json"]
+    command += ["--source", str(official_folder), "--output", str(tmp_path / "out")]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=True, env=dict(os.environ)
+    )
+    assert json.loads(done.stdout)["files"] == 30
+    assert "30 images of 3 classes" in done.stderr
+    again = [*command[:-1], str(official_folder / "train" / "sorted")]
+    failed = subprocess.run(again, capture_output=True, text=True, check=False)
+    assert failed.returncode == 1
+    assert failed.stdout == ""
+    assert "Traceback" not in failed.stderr
+
+
+def test_folder_of_fewer_than_20_classes_needs_no_option(
+    run, official_folder, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(
+        training,
+        "AlexNetMini",
+        lambda **options: AlexNetMini(width_multiplier=1 / 16, **options),
+    )
+    command = ("train", "--data", official_folder / "train", "--epochs", 1, "--json")
+    status, result, _ = run(*command, "--output", tmp_path / "run")
+    assert status == 0
+    assert result["classes"] == 3
+    # no val images: a tenth of each class's 8 is held out
+    assert (result["n_train"], result["n_val"]) == (21, 3)

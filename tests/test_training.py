@@ -1,0 +1,243 @@
+"""train(): what it writes, and that stopping and repeating change nothing."""
+
+import csv
+import dataclasses
+import json
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+
+from keras_tinyalex import AlexNetMini, recipes, train, training
+from keras_tinyalex.applications import load_model
+from keras_tinyalex.callbacks import Checkpoint
+
+WNIDS = ("n01443537", "n01629819", "n01641577")
+EPOCHS = 3
+
+pytestmark = pytest.mark.backend
+
+
+def narrow(**arguments):
+    """A sixteenth of the width: the same layers, in a fraction of the time."""
+    return AlexNetMini(width_multiplier=1 / 16, **arguments)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, make_official_folder):
+    """A whole run of three epochs; tests read it and change nothing."""
+    folder = tmp_path_factory.mktemp("finished")
+    data = make_official_folder(folder / "data")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "AlexNetMini", narrow)
+        return train(
+            data=data, classes=3, epochs=EPOCHS, output=folder / "run", progress=False
+        )
+
+
+@pytest.fixture
+def quick(official_folder, tmp_path, monkeypatch):
+    """Trains on the small official folder, into `tmp_path/run`, undrawn."""
+    monkeypatch.setattr(training, "AlexNetMini", narrow)
+    monkeypatch.setattr(training, "_write_plots", lambda *arguments: None)
+
+    def start(output="run", **arguments):
+        arguments = {"epochs": EPOCHS, "classes": 3, **arguments}
+        return train(
+            data=official_folder, output=tmp_path / output, progress=False, **arguments
+        )
+
+    return start
+
+
+def weights(run):
+    return np.concatenate([np.ravel(w) for w in run.model.get_weights()])
+
+
+def test_run_folder_is_complete(finished):
+    run = finished
+    names = {path.name for path in run.path.iterdir()}
+    assert names == {
+        "config.json",
+        "environment.json",
+        "history.csv",
+        "metrics.json",
+        "tensorboard",
+        "checkpoints",
+        "model.keras",
+        "model.h5",
+        "plots",
+    }
+    config = json.loads((run.path / "config.json").read_text())
+    assert config["recipe"]["epochs"] == EPOCHS
+    assert config["class_names"] == list(WNIDS)
+    environment = json.loads((run.path / "environment.json").read_text())
+    assert environment["backend"] == keras.backend.backend()
+    assert environment["versions"]["keras"] == keras.__version__
+    for name in ("samples", "history", "predictions", "confusion_matrix"):
+        with Image.open(run.path / "plots" / f"{name}.png") as picture:
+            assert min(picture.size) > 300
+
+
+def test_metrics_agree_with_the_model(finished):
+    run = finished
+    written = json.loads((run.path / "metrics.json").read_text())
+    assert written == run.metrics
+    assert written["epochs"] == EPOCHS
+    assert written["n_train"] == 24
+    assert written["n_val"] == 6
+    assert written["val_accuracy"] == pytest.approx(run.history["val_accuracy"][-1])
+    assert written["val_loss"] == pytest.approx(run.history["val_loss"][-1], rel=1e-4)
+    # the first epoch compiles and is left out of the speed
+    steady = run.history["train_seconds"][1:]
+    speed = 24 * len(steady) / sum(steady)
+    assert written["images_per_second"] == pytest.approx(speed, rel=0.01)
+    assert written["train_seconds"] <= written["seconds_total"]
+
+
+def test_history_file(finished):
+    run = finished
+    with (run.path / "history.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["epoch"] for row in rows] == ["1", "2", "3"]
+    for name in ("loss", "accuracy", "top5", "val_loss", "val_accuracy", "val_top5"):
+        values = [float(row[name]) for row in rows]
+        assert values == pytest.approx(run.history[name], rel=1e-6)
+
+
+def test_tensorboard_shows_the_history(finished):
+    from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+
+    run = finished
+    for part, prefix in (("train", ""), ("validation", "val_")):
+        (path,) = (run.path / "tensorboard" / part).iterdir()
+        seen = {}
+        for event in EventFileLoader(str(path)).Load():
+            for value in event.summary.value:
+                number = value.tensor.float_val[0]
+                seen.setdefault(value.tag, {})[event.step] = number
+        expected = run.history[f"{prefix}accuracy"]
+        assert seen["epoch_accuracy"] == pytest.approx(dict(enumerate(expected)))
+
+
+def test_saved_models_predict_alike_and_know_their_classes(finished):
+    run = finished
+    image = np.random.default_rng(0).integers(0, 256, (1, 64, 64, 3), np.uint8)
+    expected = run.model.predict(image, verbose=0)
+    for name in ("model.keras", "model.h5"):
+        model, class_names = load_model(run.path / name)
+        assert class_names == WNIDS
+        np.testing.assert_allclose(model.predict(image, verbose=0), expected, rtol=1e-5)
+
+
+def test_same_seed_same_weights(quick):
+    first, second, other = (
+        weights(quick(name, seed=seed)) for name, seed in (("a", 0), ("b", 0), ("c", 1))
+    )
+    assert (first == second).all()
+    assert (first != other).any()
+
+
+@pytest.mark.parametrize("recipe", ["sgd", "adamw"])
+def test_stopped_run_goes_on_as_if_it_had_not_been_stopped(quick, monkeypatch, recipe):
+    changes = {"optimizer": recipe, "schedule": "cosine", "augmentation": "crop_flip"}
+    recipe = dataclasses.replace(recipes.BASELINE, **changes)
+    whole = quick("whole", recipe=recipe)
+    save = Checkpoint.on_epoch_end
+
+    def stop_after_two(self, epoch, logs=None):
+        save(self, epoch, logs)
+        if epoch == 1:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoint, "on_epoch_end", stop_after_two)
+        with pytest.raises(KeyboardInterrupt):
+            quick("stopped", recipe=recipe)
+    resumed = quick("stopped", recipe=recipe)
+    assert (weights(resumed) == weights(whole)).all()
+    assert resumed.history["loss"] == whole.history["loss"]
+    assert resumed.history["epoch"] == [1, 2, 3]
+
+
+def test_damaged_checkpoint_falls_back_to_the_one_before(quick):
+    whole = quick("whole")
+    folder = quick("damaged").path
+    (folder / "metrics.json").unlink()
+    last = folder / "checkpoints" / "epoch-003.npz"
+    last.write_bytes(last.read_bytes()[:5000])
+    assert (weights(quick("damaged")) == weights(whole)).all()
+
+
+def test_finished_run_is_returned(quick):
+    first = quick()
+    before = (first.path / "model.keras").stat().st_mtime_ns
+    again = quick()
+    assert (again.path / "model.keras").stat().st_mtime_ns == before
+    assert again.metrics == first.metrics
+    assert again.class_names == WNIDS
+    assert again.history["loss"] == pytest.approx(first.history["loss"], rel=1e-5)
+
+
+def test_other_run_in_the_folder_is_refused(quick):
+    run = quick()
+    kept = (run.path / "model.keras").read_bytes()
+    fingerprint = json.loads((run.path / "config.json").read_text())["fingerprint"]
+    refusal = rf"another run \({fingerprint}\).*seed differ"
+    with pytest.raises(ValueError, match=refusal):
+        quick(seed=5)
+    assert (run.path / "model.keras").read_bytes() == kept
+    replaced = quick(seed=5, resume=False)
+    assert replaced.metrics["seed"] == 5
+
+
+def test_folder_with_other_files_is_refused(quick, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "thesis.txt").write_text("years of work")
+    for resume in (True, False):
+        with pytest.raises(ValueError, match="holds other files"):
+            quick(resume=resume)
+    assert (tmp_path / "run" / "thesis.txt").read_text() == "years of work"
+
+
+def test_divergence_is_reported_and_the_last_finite_state_kept(
+    quick, monkeypatch, tmp_path
+):
+    good = Checkpoint.on_epoch_end
+
+    def poison(self, epoch, logs=None):
+        if epoch == 1:
+            layer = self.model.get_layer("fc1")
+            layer.kernel.assign(np.full(layer.kernel.shape, np.nan))
+        good(self, epoch, logs)
+
+    monkeypatch.setattr(Checkpoint, "on_epoch_end", poison)
+    with pytest.raises(FloatingPointError, match=r"epoch 2: .*fc1/kernel"):
+        quick()
+    kept = [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()]
+    assert kept == ["epoch-001.npz"]
+
+
+def test_validation_split_holds_training_images_out(quick):
+    run = quick(validation_split=0.25)
+    assert run.metrics["n_train"] == 18
+    assert run.metrics["n_val"] == 6
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"recipe": "fastest"}, "Received: recipe='fastest'"),
+        ({"epochs": 0}, "Received: epochs=0"),
+        ({"batch_size": 0}, "Received: batch_size=0"),
+        ({"seed": -1}, "Received: seed=-1"),
+        ({"validation_split": 2.0}, "Received: validation_split=2.0"),
+        ({"classes": 4}, "4"),
+        ({"dtype": "float7"}, "float7"),
+    ],
+)
+def test_wrong_arguments(quick, tmp_path, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        quick(**arguments)
+    assert not (tmp_path / "run").exists()
