@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import platform
+import random
 import shutil
 import sys
 import time
@@ -88,7 +89,7 @@ def train(
     the same result as if it had not been stopped, and a finished one is
     returned as it is.
 
-    Sets the global seeds of Python, NumPy and Keras.
+    Global seeds are left as they are.
 
     Args:
         recipe: Name from `keras_tinyalex.recipes`, or a `Recipe`.
@@ -134,8 +135,7 @@ def train(
     if finished := _open_run_folder(folder, config, resume):
         return finished
 
-    keras.utils.set_random_seed(seed)
-    model = _build(recipe, train_data)
+    model = _build(recipe, train_data, seed)
     batches = Batches(
         train_data, recipe.batch_size, seed, augmentation=recipe.augmentation
     )
@@ -325,9 +325,12 @@ def _processor() -> str:
         return platform.processor()
 
 
-def _build(recipe: Recipe, data: LabelledArrays) -> Any:
-    policy = keras.config.dtype_policy()
+def _build(recipe: Recipe, data: LabelledArrays, seed: int) -> Any:
+    policy, state = keras.config.dtype_policy(), random.getstate()
     keras.config.set_dtype_policy(recipe.dtype)
+    # Keras draws the seeds of initializers and dropout here. Its own
+    # `set_random_seed` would import TensorFlow under every backend.
+    random.seed(seed)
     try:
         model = AlexNetMini(
             num_classes=len(data.class_names),
@@ -336,6 +339,7 @@ def _build(recipe: Recipe, data: LabelledArrays) -> Any:
         )
     finally:
         keras.config.set_dtype_policy(policy)
+        random.setstate(state)
     steps = -(-len(data.labels) // recipe.batch_size) * recipe.epochs
     top = min(5, len(data.class_names))
     model.compile(

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import random
 
 import keras
 import numpy as np
@@ -241,3 +242,13 @@ def test_wrong_arguments(quick, tmp_path, arguments, message):
     with pytest.raises(ValueError, match=message):
         quick(**arguments)
     assert not (tmp_path / "run").exists()
+
+
+def test_global_seeds_are_left_alone(quick):
+    random.seed(3)
+    np.random.seed(3)  # noqa: NPY002
+    quick(epochs=1)
+    drawn = random.random(), np.random.random()  # noqa: NPY002
+    random.seed(3)
+    np.random.seed(3)  # noqa: NPY002
+    assert drawn == (random.random(), np.random.random())  # noqa: NPY002
