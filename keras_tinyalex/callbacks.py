@@ -72,8 +72,9 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]
     """Saves all that the rest of a training depends on, after each epoch.
 
     That is the weights, the optimizer's state, the seeds of dropout and the
-    history; the order of the images follows from the seed and the epoch. A
-    file is written aside, synced and renamed, and the one before it stays.
+    history; the order of the images follows from the seed and the epoch, and
+    so does torch's global generator. A file is written aside, synced and
+    renamed, and the one before it stays.
 
     Stops the training with `FloatingPointError` before saving a model that
     is no longer finite.
@@ -92,6 +93,12 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self.batches.epoch = epoch
+        if keras.backend.backend() == "torch":
+            # Keras' Dropout draws from torch's global generator there.
+            import torch
+
+            seeds = np.random.SeedSequence([self.batches.seed, epoch])
+            torch.manual_seed(int(seeds.generate_state(1, np.uint64)[0] >> 1))
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         state: dict[str, Any] = {

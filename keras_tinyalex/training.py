@@ -13,6 +13,7 @@ import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -146,12 +147,17 @@ def train(
     if done and progress:
         print(f"resuming {folder} after epoch {done}/{total}", file=sys.stderr)
     to_do = len(train_data.labels) * (total - done)
-    with Progress("training", to_do, "images", progress, lines=False) as bar:
+    with (
+        Progress("training", to_do, "images", progress, lines=False) as bar,
+        _backend_seeds_kept(),
+    ):
         model.fit(
             batches,
             validation_data=Batches(val_data, 128, shuffle=False),
             epochs=total,
             initial_epoch=done,
+            # `Batches` has its order from the seed; Keras would mix it again.
+            shuffle=False,
             verbose=0,
             callbacks=[
                 history,
@@ -351,6 +357,16 @@ def _build(recipe: Recipe, data: LabelledArrays, seed: int) -> Any:
         ],
     )
     return model
+
+
+def _backend_seeds_kept() -> AbstractContextManager[Any]:
+    """Gives torch's global generator, which `Checkpoint` seeds, its state back."""
+    if keras.backend.backend() != "torch":
+        return nullcontext()
+    import torch
+
+    kept: AbstractContextManager[Any] = torch.random.fork_rng()
+    return kept
 
 
 def _optimizer(recipe: Recipe, steps: int) -> Any:

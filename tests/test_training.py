@@ -143,7 +143,8 @@ def test_same_seed_same_weights(quick):
 @pytest.mark.parametrize("recipe", ["sgd", "adamw"])
 def test_stopped_run_goes_on_as_if_it_had_not_been_stopped(quick, monkeypatch, recipe):
     changes = {"optimizer": recipe, "schedule": "cosine", "augmentation": "crop_flip"}
-    recipe = dataclasses.replace(recipes.BASELINE, **changes)
+    # Batches of 2: many of them, so that their order counts.
+    recipe = dataclasses.replace(recipes.BASELINE, batch_size=2, **changes)
     whole = quick("whole", recipe=recipe)
     save = Checkpoint.on_epoch_end
 
