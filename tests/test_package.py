@@ -17,10 +17,11 @@ ROOT = Path(keras_tinyalex.__file__).parent
 # Which of our modules a module may import; callers stand above what they call.
 ALLOWED = {
     "cli": None,  # anything
-    "training": {"applications", "callbacks", "datasets", "evaluation", "progress",
-                 "recipes", "visualization"},
+    "training": {"applications", "augmentation", "callbacks", "datasets",
+                 "evaluation", "progress", "recipes", "visualization"},
     "callbacks": {"datasets", "progress"},
-    "recipes": set(),
+    "export": {"applications"},
+    "recipes": {"augmentation"},
     "evaluation": {"datasets"},
     "applications": {"layers", "datasets"},
     "datasets": {"augmentation", "progress"},
