@@ -54,3 +54,22 @@ def test_commands_parse(page):
         command, *arguments = line.split("#")[0].split() or [""]
         if command == "keras-tinyalex":
             _parser().parse_args(arguments)
+
+
+def test_troubleshooting_quotes_what_we_say():
+    page = (ROOT / "docs" / "troubleshooting.md").read_text("utf-8")
+    cells = re.findall(r"^\| (`.*?`) \|", page, re.M)
+    assert len(cells) > 5
+    sources = "\n".join(
+        path.read_text("utf-8") for path in (ROOT / "keras_tinyalex").rglob("*.py")
+    )
+    # Join the pieces of a message, and let each value in it be anything.
+    joined = re.sub(r'"\s*f?"', "", re.sub(r"\s+", " ", sources))
+    joined = re.sub(r"\{[^}]*\}", "*", joined)
+    for cell in cells:
+        message = cell.strip("`").strip()
+        if message.startswith("Layer"):  # Keras says that one
+            continue
+        pattern = re.escape(message).replace("N", ".").replace("onnx", ".")
+        pattern = re.sub(r"'litert'|\\\('tensorflow',\\\)", ".", pattern)
+        assert re.search(pattern, joined), message
