@@ -166,7 +166,7 @@ def _evaluate(options: argparse.Namespace) -> Result:
             f"Received: --data {options.data}"
         )
     split = "val" if "val" in source.images else "train"
-    data = read_split(source, split, class_names, progress=True)
+    data = read_split(source, split, class_names, progress=True, cache=True)
     result = evaluate(
         model, (data.images, data.labels), class_names=class_names, tta=options.tta
     )

@@ -221,9 +221,9 @@ def _load(
 ) -> tuple[LabelledArrays, LabelledArrays, dict[str, str]]:
     source = open_source(data)
     names = select_classes(source.class_names, classes, source.words)
-    train_data = read_split(source, "train", names, progress=progress)
+    train_data = read_split(source, "train", names, progress=progress, cache=True)
     if validation_split is None and "val" in source.images:
-        val_data = read_split(source, "val", names, progress=progress)
+        val_data = read_split(source, "val", names, progress=progress, cache=True)
         return train_data, val_data, source.words
     fraction = validation_split or DEFAULT_VALIDATION_SPLIT
     if not 0 < fraction < 1:

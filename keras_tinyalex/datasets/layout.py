@@ -38,6 +38,8 @@ class _Tree(Protocol):
 
     def read(self, name: str) -> bytes: ...
 
+    def stamp(self, name: str) -> tuple[int, int]: ...
+
 
 class _FolderTree:
     def __init__(self, root: Path) -> None:
@@ -64,6 +66,10 @@ class _FolderTree:
     def read(self, name: str) -> bytes:
         return (self.root / name).read_bytes()
 
+    def stamp(self, name: str) -> tuple[int, int]:
+        status = (self.root / name).stat()
+        return status.st_size, status.st_mtime_ns
+
 
 class _ZipTree:
     def __init__(self, path: Path) -> None:
@@ -74,6 +80,10 @@ class _ZipTree:
 
     def read(self, name: str) -> bytes:
         return self.zip.read(name)
+
+    def stamp(self, name: str) -> tuple[int, int]:
+        member = self.zip.getinfo(name)
+        return member.file_size, member.CRC
 
 
 class Source:
@@ -119,6 +129,10 @@ class Source:
             return self._tree.read(image.name)
         except (OSError, zipfile.BadZipFile) as error:
             raise OSError(f"Cannot read {self.describe(image)}: {error}") from error
+
+    def stamp(self, image: LabelledImage) -> tuple[int, int]:
+        """Returns the file's size, and its checksum or time of change."""
+        return self._tree.stamp(image.name)
 
     def path(self, image: LabelledImage) -> Path:
         """Returns the path of the image's file in a folder source."""

@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from keras_tinyalex import augmentation as augmentations
 from keras_tinyalex.augmentation import Augmentation, Mixing
+from keras_tinyalex.datasets.cache import decoded
 from keras_tinyalex.datasets.classes import TINY_IMAGENET_WORDS, select_classes
 from keras_tinyalex.datasets.download import download
 from keras_tinyalex.datasets.layout import LabelledImage, Source, open_source
@@ -119,8 +120,9 @@ def load_dataset(
 ) -> Any:
     """Loads one split as batches for `fit`, `evaluate` and `predict`.
 
-    The images are decoded once, in parallel, and cached in memory as uint8,
-    a quarter of a float32 cache; batches are prefetched.
+    The images are decoded once, in parallel, and kept as uint8, a quarter of
+    a float32 cache, in `$KERAS_HOME/keras_tinyalex/decoded`, from where they
+    are memory-mapped; batches are prefetched.
 
     Args:
         source: See `load_data`.
@@ -164,7 +166,8 @@ def load_dataset(
             "images only. Hold a part of them out with `validation_split=0.1` and "
             f"`split='held_out'`. Received: source={str(source)!r}"
         )
-    data = read_split(opened, "val" if split == "val" else "train", names, image_size)
+    part = "val" if split == "val" else "train"
+    data = read_split(opened, part, names, image_size, cache=True)
     if validation_split is not None and split != "val":
         data = data.part(split == "held_out", validation_split, seed or 0)
     training = split == "train"
@@ -332,17 +335,44 @@ def read_split(
     class_names: Sequence[str],
     image_size: tuple[int, int] = IMAGE_SIZE,
     progress: bool = False,
+    cache: bool = False,
 ) -> LabelledArrays:
     """Decodes all images of `class_names` in one split, in parallel.
+
+    With `cache` they are decoded once and memory-mapped ever after.
 
     Raises:
         ValueError: If images cannot be decoded; each one is named.
     """
     labels_of = {name: label for label, name in enumerate(class_names)}
     found = [i for i in source.images.get(split, ()) if i.class_name in labels_of]
-    images = np.empty((len(found), *image_size, 3), np.uint8)
-    labels = np.array([labels_of[i.class_name] for i in found], np.int64)
+
+    def decode(images: npt.NDArray[np.uint8]) -> None:
+        _decode(source, split, found, images, progress)
+
+    if cache:
+        images = decoded(source, found, image_size, decode)
+    else:
+        images = np.empty((len(found), *image_size, 3), np.uint8)
+        decode(images)
+    return LabelledArrays(
+        images,
+        np.array([labels_of[i.class_name] for i in found], np.int64),
+        tuple(class_names),
+        tuple(image.name for image in found),
+    )
+
+
+def _decode(
+    source: Source,
+    split: str,
+    found: Sequence[LabelledImage],
+    images: npt.NDArray[np.uint8],
+    progress: bool,
+) -> None:
+    """Fills `images`, in parallel."""
     problems: list[str] = []
+    image_size = images.shape[1:3]
 
     def read(chunk: range) -> int:
         for index in chunk:
@@ -365,8 +395,6 @@ def read_split(
             f"{len(problems)} of {len(found)} {split} images cannot be decoded; "
             f"restore or remove them (the first {min(20, len(problems))}):\n  {shown}"
         )
-    names = tuple(image.name for image in found)
-    return LabelledArrays(images, labels, tuple(class_names), names)
 
 
 def decode_image(

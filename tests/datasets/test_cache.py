@@ -1,0 +1,90 @@
+"""Decoded images on disk: decoded once, and again when a file changes."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from keras_tinyalex.datasets import tiny_imagenet
+from keras_tinyalex.datasets.cache import cache_folder
+from keras_tinyalex.datasets.layout import open_source
+
+
+@pytest.fixture(autouse=True)
+def own_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "home"))
+
+
+@pytest.fixture
+def count_decoded(monkeypatch):
+    counts = []
+    decode = tiny_imagenet._decode
+
+    def counted(source, split, found, *rest):
+        counts.append(len(found))
+        decode(source, split, found, *rest)
+
+    monkeypatch.setattr(tiny_imagenet, "_decode", counted)
+    return counts
+
+
+def read(path, **arguments):
+    source = open_source(path)
+    names = source.class_names
+    return tiny_imagenet.read_split(source, "train", names, cache=True, **arguments)
+
+
+@pytest.mark.parametrize("kind", ["official_folder", "official_zip"])
+def test_second_reading_decodes_nothing(kind, request, count_decoded):
+    path = request.getfixturevalue(kind)
+    first, second = read(path), read(path)
+    assert count_decoded == [24]
+    assert isinstance(second.images, np.memmap)
+    source = open_source(path)
+    plain = tiny_imagenet.read_split(source, "train", source.class_names)
+    for data in (first, second):
+        assert (data.images == plain.images).all()
+        assert data.file_names == plain.file_names
+
+
+def test_a_zip_is_known_by_its_content_wherever_it_lies(
+    official_zip, tmp_path, count_decoded
+):
+    read(official_zip)
+    read(official_zip.rename(tmp_path / "elsewhere.zip"))
+    assert count_decoded == [24]
+
+
+def test_changed_image_other_classes_and_size_are_decoded(
+    official_folder, count_decoded
+):
+    before = read(official_folder)
+    changed = sorted(official_folder.glob("train/*/images/*"))[0]
+    Image.fromarray(np.full((64, 64, 3), 77, np.uint8)).save(changed, "JPEG")
+    after = read(official_folder)
+    read(official_folder, image_size=(32, 32))
+    assert count_decoded == [24, 24, 24]
+    differ = (before.images != after.images).any(axis=(1, 2, 3))
+    assert np.flatnonzero(differ).tolist() == [0]
+
+
+@pytest.mark.parametrize("damage", [b"", b"\x93NUMPY", None])
+def test_damaged_entry_is_made_again(official_folder, count_decoded, damage):
+    whole = np.array(read(official_folder).images)
+    (entry,) = cache_folder().iterdir()
+    entry.write_bytes(entry.read_bytes()[:-1000] if damage is None else damage)
+    assert (read(official_folder).images == whole).all()
+    assert (read(official_folder).images == whole).all()
+    assert count_decoded == [24, 24]
+
+
+def test_disk_that_cannot_be_written_is_no_obstacle(official_folder, tmp_path):
+    (tmp_path / "home").write_text("a file where the folder should be")
+    assert read(official_folder).images.shape == (24, 64, 64, 3)
+
+
+def test_failed_decoding_leaves_nothing(official_folder):
+    bad = sorted(official_folder.glob("train/*/images/*"))[0]
+    bad.write_bytes(b"text")
+    with pytest.raises(ValueError, match="1 of 24 train images cannot be decoded"):
+        read(official_folder)
+    assert not cache_folder().exists()
