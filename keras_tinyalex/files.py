@@ -1,0 +1,94 @@
+"""Files that appear whole or not at all, and folders with one writer."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+
+@contextlib.contextmanager
+def written_whole(path: Path, sync: bool = False) -> Iterator[BinaryIO]:
+    """Opens a file beside `path` that takes its place once it is written.
+
+    Whatever happens meanwhile, `path` is the old file or the complete new one.
+
+    Args:
+        path: The file to write.
+        sync: Whether the content must be on the disk before it gets its
+            name, so that a power cut cannot leave an empty file.
+
+    Yields:
+        A binary file.
+
+    Raises:
+        OSError: If it cannot be written; the message names `path`.
+
+    Examples:
+        >>> with written_whole(Path("example.txt")) as file:
+        ...     _ = file.write(b"all of it")
+        >>> Path("example.txt").read_text()
+        'all of it'
+    """
+    aside = path.with_name(f"{path.name}.part")
+    try:
+        with aside.open("wb") as file:
+            yield file
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
+        os.replace(aside, path)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            aside.unlink(missing_ok=True)  # it may be what fills the disk
+        if isinstance(error, OSError):
+            reason = error.strerror or error
+            text = f"Cannot write {path}: {reason}. Nothing there was changed"
+            raise OSError(error.errno, text) from error
+        raise
+
+
+@contextlib.contextmanager
+def one_writer(folder: Path, argument: str) -> Iterator[None]:
+    """Lets one process at a time write to a folder; another is refused.
+
+    The lock is a file beside the folder, which goes when the lock does. That
+    of a killed process does not lock.
+
+    Args:
+        folder: The folder, which need not exist.
+        argument: The argument that names it, for the message.
+
+    Yields:
+        `None`, once this process holds the lock.
+
+    Raises:
+        OSError: If another process holds it.
+
+    Examples:
+        >>> with one_writer(Path("runs/first"), "output"):
+        ...     Path("runs/.first.lock").exists()
+        True
+    """
+    from filelock import FileLock, Timeout
+
+    folder = folder.resolve()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    path = folder.with_name(f".{folder.name}.lock")
+    lock = FileLock(path, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise OSError(
+            f"`{argument}` is in use: another process is writing to that folder. Wait "
+            f"until it has ended, or pass another `{argument}`. "
+            f"Received: {argument}={str(folder)!r}"
+        ) from None
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            path.unlink()
+        lock.release()
