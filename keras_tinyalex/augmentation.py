@@ -8,12 +8,15 @@ interpolated, so the cost beside a training step is next to nothing.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 Images = npt.NDArray[np.uint8]
+Labels = npt.NDArray[np.float32]
 Augmentation = Callable[[Images, np.random.Generator], Images]
+Mixing = Callable[[Images, Labels, np.random.Generator], tuple[Images, Labels]]
 
 
 def flip(images: Images, generator: np.random.Generator) -> Images:
@@ -68,7 +71,213 @@ def crop_flip(
     return flip(padded[every, rows[:, :, None], columns[:, None, :]], generator)
 
 
-AUGMENTATIONS: dict[str, Augmentation] = {"flip": flip, "crop_flip": crop_flip}
+def cutout(images: Images, generator: np.random.Generator, size: int = 16) -> Images:
+    """Paints a grey square at a random place of each image.
+
+    The centre may lie anywhere, so that part of the square may fall outside
+    (DeVries and Taylor, 2017, https://arxiv.org/abs/1708.04552).
+
+    Args:
+        images: uint8 array `(N, H, W, C)`; it is not changed.
+        generator: Source of randomness.
+        size: Side of the square in pixels, >= 0. Default 16.
+
+    Returns:
+        uint8 array of the same shape.
+
+    Examples:
+        >>> images = np.zeros((2, 64, 64, 3), "uint8")
+        >>> int(cutout(images, np.random.default_rng(0)).max())
+        128
+    """
+    inside = _boxes(images, generator, np.full(len(images), size))
+    return np.where(inside[..., None], np.uint8(128), images)
+
+
+def color(
+    images: Images, generator: np.random.Generator, strength: float = 0.3
+) -> Images:
+    """Changes brightness and contrast of each image, and of each channel a bit.
+
+    Each channel is mapped by `a * x + b`, looked up in a table.
+
+    Args:
+        images: uint8 array `(N, H, W, C)`; it is not changed.
+        generator: Source of randomness.
+        strength: Largest relative change of contrast, and of brightness as a
+            part of 255, in [0, 1]. Default 0.3.
+
+    Returns:
+        uint8 array of the same shape.
+
+    Examples:
+        >>> images = np.zeros((2, 64, 64, 3), "uint8")
+        >>> color(images, np.random.default_rng(0)).shape
+        (2, 64, 64, 3)
+    """
+    count, channels = len(images), images.shape[-1]
+
+    def draw() -> npt.NDArray[np.float64]:
+        whole = generator.uniform(-strength, strength, (count, 1))
+        return whole + generator.uniform(-strength, strength, (count, channels)) / 3
+
+    contrast, brightness = 1 + draw(), 128 * draw()
+    levels = np.arange(256) - 128.0
+    values = contrast[..., None] * levels + brightness[..., None] + 128
+    table = values.round().clip(0, 255).astype(np.uint8)
+    each, channel = np.arange(count)[:, None, None, None], np.arange(channels)
+    changed: Images = table[each, channel, images]
+    return changed
+
+
+def zoom_crop(
+    images: Images, generator: np.random.Generator, scale: float = 0.6
+) -> Images:
+    """Crops a random box of each image and enlarges it to the image's size.
+
+    Height and width are drawn apart, each between `scale` and 1 of the
+    image's. Pixels are repeated, not interpolated.
+
+    Args:
+        images: uint8 array `(N, H, W, C)`; it is not changed.
+        generator: Source of randomness.
+        scale: Smallest side of a box, as a part of the image's, in (0, 1].
+            Default 0.6.
+
+    Returns:
+        uint8 array of the same shape.
+
+    Examples:
+        >>> images = np.zeros((2, 64, 64, 3), "uint8")
+        >>> zoom_crop(images, np.random.default_rng(0)).shape
+        (2, 64, 64, 3)
+    """
+    count, height, width, _ = images.shape
+
+    def draw(length: int) -> npt.NDArray[np.int64]:
+        sides = length * generator.uniform(scale, 1, (count, 1))
+        starts = generator.uniform(0, 1, (count, 1)) * (length - sides)
+        places = starts + (np.arange(length) + 0.5) * (sides / length)
+        return np.minimum(places.astype(np.int64), length - 1)
+
+    each = np.arange(count)[:, None, None]
+    return images[each, draw(height)[:, :, None], draw(width)[:, None, :]]
+
+
+def _boxes(
+    images: Images, generator: np.random.Generator, sizes: npt.NDArray[Any]
+) -> npt.NDArray[np.bool_]:
+    """Masks `(N, H, W)` of squares around random centres."""
+    count, height, width, _ = images.shape
+
+    def draw(length: int) -> npt.NDArray[np.bool_]:
+        starts = generator.integers(0, length, count) - sizes // 2
+        place = np.arange(length) - starts[:, None]
+        return (place >= 0) & (place < sizes[:, None])
+
+    return draw(height)[:, :, None] & draw(width)[:, None, :]
+
+
+def _chain(*steps: Augmentation) -> Augmentation:
+    def chained(images: Images, generator: np.random.Generator) -> Images:
+        for step in steps:
+            images = step(images, generator)
+        return images
+
+    return chained
+
+
+AUGMENTATIONS: dict[str, Augmentation] = {
+    "flip": flip,
+    "crop_flip": crop_flip,
+    "crop_flip_cutout": _chain(crop_flip, cutout),
+    "crop_flip_color_cutout": _chain(crop_flip, color, cutout),
+    "zoom_flip_color_cutout": _chain(zoom_crop, flip, color, cutout),
+}
+
+
+def mixup(
+    images: Images, labels: Labels, generator: np.random.Generator
+) -> tuple[Images, Labels]:
+    """Blends each image, and its label, with another one of the batch.
+
+    The part of the other is drawn from Beta(0.2, 0.2) for each image (Zhang
+    et al., 2017, https://arxiv.org/abs/1710.09412).
+
+    Args:
+        images: uint8 array `(N, H, W, C)`; it is not changed.
+        labels: float32 probabilities `(N, num_classes)`; not changed.
+        generator: Source of randomness.
+
+    Returns:
+        Images and labels of the same shapes and dtypes.
+
+    Examples:
+        >>> images = np.array([0, 200], "uint8").reshape(2, 1, 1, 1)
+        >>> labels = np.eye(2, dtype="float32")
+        >>> mixed, _ = mixup(images, labels, np.random.default_rng(0))
+        >>> mixed.shape
+        (2, 1, 1, 1)
+    """
+    part = generator.beta(0.2, 0.2, len(images)).astype(np.float32)
+    other = generator.permutation(len(images))
+    blend = part[:, None, None, None]
+    mixed = images + blend * (images[other].astype(np.float32) - images)
+    return mixed.round().astype(np.uint8), _blend(labels, other, part)
+
+
+def cutmix(
+    images: Images, labels: Labels, generator: np.random.Generator
+) -> tuple[Images, Labels]:
+    """Pastes a square of another image of the batch into each image.
+
+    The square's area is drawn evenly from nothing to the whole image; labels
+    are blended by the area pasted (Yun et al., 2019,
+    https://arxiv.org/abs/1905.04899).
+
+    Args:
+        images: uint8 array `(N, H, W, C)`; it is not changed.
+        labels: float32 probabilities `(N, num_classes)`; not changed.
+        generator: Source of randomness.
+
+    Returns:
+        Images and labels of the same shapes and dtypes.
+
+    Examples:
+        >>> images = np.zeros((2, 64, 64, 3), "uint8")
+        >>> labels = np.eye(2, dtype="float32")
+        >>> _, mixed = cutmix(images, labels, np.random.default_rng(0))
+        >>> mixed.sum(axis=1)
+        array([1., 1.], dtype=float32)
+    """
+    side = min(images.shape[1:3])
+    sizes = (side * np.sqrt(generator.random(len(images)))).astype(np.int64)
+    inside = _boxes(images, generator, sizes)
+    other = generator.permutation(len(images))
+    mixed = np.where(inside[..., None], images[other], images)
+    part = inside.mean(axis=(1, 2), dtype=np.float32)
+    return mixed, _blend(labels, other, part)
+
+
+def mixup_cutmix(
+    images: Images, labels: Labels, generator: np.random.Generator
+) -> tuple[Images, Labels]:
+    """Applies `mixup` or `cutmix` to a batch, each with probability one half."""
+    mix = mixup if generator.random() < 0.5 else cutmix
+    return mix(images, labels, generator)
+
+
+def _blend(
+    labels: Labels, other: npt.NDArray[np.int64], part: npt.NDArray[np.float32]
+) -> Labels:
+    return labels + part[:, None] * (labels[other] - labels)
+
+
+MIXINGS: dict[str, Mixing] = {
+    "mixup": mixup,
+    "cutmix": cutmix,
+    "mixup_cutmix": mixup_cutmix,
+}
 
 
 def get(augmentation: str | Augmentation | None) -> Augmentation | None:

@@ -8,6 +8,8 @@ from typing import Any
 
 import keras
 
+from keras_tinyalex import augmentation
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -20,12 +22,23 @@ class Recipe:
         batch_size: Images in a step.
         optimizer: Keras name of the optimizer: `"sgd"` or `"adamw"`.
         learning_rate: Peak step size.
-        momentum: Momentum of SGD, in [0, 1).
-        weight_decay: Decoupled weight decay, >= 0.
+        momentum: Nesterov momentum of SGD, in [0, 1).
+        weight_decay: Decoupled weight decay, >= 0; of kernels only, times
+            the learning rate.
         schedule: `"constant"`, or `"cosine"` to 0 over all steps.
+        warmup_epochs: Epochs of linear warm-up before a cosine, >= 0.
         normalization: See `AlexNetMini`.
+        initialization: `"glorot"` (Keras' default), or `"whitening"`; see
+            `keras_tinyalex.training.whiten`.
         dropout: Dropout rate behind both hidden dense layers, in [0, 1).
         augmentation: Name from `keras_tinyalex.augmentation`, or `None`.
+        mixing: `"mixup"`, `"cutmix"`, `"mixup_cutmix"` or `None`; see
+            `keras_tinyalex.augmentation`.
+        unmixed_epochs: Last epochs without mixing, >= 0.
+        label_smoothing: Part of each label spread over all classes, [0, 1).
+        ema_momentum: Momentum, per step, of the moving average of the
+            weights that becomes the model at the end; 0 keeps the last
+            weights.
         dtype: Keras dtype policy, e.g. `"float32"`, `"mixed_bfloat16"`.
 
     Examples:
@@ -42,9 +55,15 @@ class Recipe:
     momentum: float = 0.0
     weight_decay: float = 0.0
     schedule: str = "constant"
+    warmup_epochs: float = 0.0
     normalization: str | None = "lrn"
+    initialization: str = "glorot"
     dropout: float = 0.5
     augmentation: str | None = None
+    mixing: str | None = None
+    unmixed_epochs: int = 0
+    label_smoothing: float = 0.0
+    ema_momentum: float = 0.0
     dtype: str = "float32"
 
     def __post_init__(self) -> None:
@@ -73,14 +92,21 @@ class Recipe:
                 f"'mixed_bfloat16'. Received: dtype={self.dtype!r}"
             ) from error
 
+    @property
+    def soft_labels(self) -> bool:
+        """Whether labels are probabilities rather than class numbers."""
+        return bool(self.mixing or self.label_smoothing)
+
     def as_dict(self) -> dict[str, Any]:
         """Returns the fields as a JSON-ready dict."""
         return dataclasses.asdict(self)
 
 
-_CHOICES: dict[str, tuple[str, ...]] = {
+_CHOICES: dict[str, tuple[str | None, ...]] = {
     "optimizer": ("sgd", "adamw"),
     "schedule": ("constant", "cosine"),
+    "initialization": ("glorot", "whitening"),
+    "mixing": (None, *augmentation.MIXINGS),
 }
 
 # The recipe of the original project: Keras' default SGD, no augmentation. It

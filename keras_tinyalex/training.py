@@ -19,8 +19,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import keras
+import numpy as np
+import numpy.typing as npt
 
-from keras_tinyalex import recipes
+from keras_tinyalex import augmentation, recipes
 from keras_tinyalex.applications.alexnet_mini import AlexNetMini
 from keras_tinyalex.applications.weights import load_model, save_model
 from keras_tinyalex.callbacks import (
@@ -138,8 +140,15 @@ def train(
 
     model = _build(recipe, train_data, seed)
     batches = Batches(
-        train_data, recipe.batch_size, seed, augmentation=recipe.augmentation
+        train_data,
+        recipe.batch_size,
+        seed,
+        augmentation=recipe.augmentation,
+        one_hot=recipe.soft_labels,
+        mixing=augmentation.MIXINGS.get(recipe.mixing or ""),
+        mixed_epochs=recipe.epochs - recipe.unmixed_epochs,
     )
+    val_batches = Batches(val_data, 128, shuffle=False, one_hot=recipe.soft_labels)
     history = History(folder / "history.csv", batches)
     checkpoint = Checkpoint(folder / "checkpoints", batches, history)
     done = checkpoint.restore(model)
@@ -153,7 +162,7 @@ def train(
     ):
         model.fit(
             batches,
-            validation_data=Batches(val_data, 128, shuffle=False),
+            validation_data=val_batches,
             epochs=total,
             initial_epoch=done,
             # `Batches` has its order from the seed; Keras would mix it again.
@@ -346,17 +355,78 @@ def _build(recipe: Recipe, data: LabelledArrays, seed: int) -> Any:
     finally:
         keras.config.set_dtype_policy(policy)
         random.setstate(state)
-    steps = -(-len(data.labels) // recipe.batch_size) * recipe.epochs
+    if recipe.initialization == "whitening":
+        whiten(model, data.images)
+    steps = -(-len(data.labels) // recipe.batch_size)
     top = min(5, len(data.class_names))
     model.compile(
         optimizer=_optimizer(recipe, steps),
-        loss=keras.losses.SparseCategoricalCrossentropy(),
-        metrics=[
-            "accuracy",
-            keras.metrics.SparseTopKCategoricalAccuracy(top, name="top5"),
-        ],
+        loss=keras.losses.CategoricalCrossentropy(
+            label_smoothing=recipe.label_smoothing
+        )
+        if recipe.soft_labels
+        else keras.losses.SparseCategoricalCrossentropy(),
+        metrics=["accuracy", _top_accuracy(recipe, top)],
     )
     return model
+
+
+def _top_accuracy(recipe: Recipe, top: int) -> Any:
+    if recipe.soft_labels:
+        return keras.metrics.TopKCategoricalAccuracy(top, name="top5")
+    return keras.metrics.SparseTopKCategoricalAccuracy(top, name="top5")
+
+
+def whiten(model: Any, images: npt.NDArray[np.uint8]) -> None:
+    """Starts the first convolution as a whitening of the images' patches.
+
+    Half of the filters are the strongest principal components of 3x3 patches,
+    scaled to unit variance; the other half are their negatives, so that
+    nothing is lost behind the ReLU. The bias removes the mean (Page, 2018,
+    and Jordan, 2024, https://arxiv.org/abs/2404.00498).
+
+    Args:
+        model: An `AlexNetMini` with its preprocessing; changed in place.
+        images: uint8 array `(N, H, W, 3)`; 1,000 of them are looked at.
+    """
+    layer = model.get_layer("block1_conv")
+    kernel, _ = layer.get_weights()
+    sample = images[:: max(1, len(images) // 1000)].astype(np.float32) / 255
+    windows = np.lib.stride_tricks.sliding_window_view(sample, (3, 3), axis=(1, 2))
+    # (N, H, W, C, 3, 3) to rows of (3, 3, C), as the kernel is laid out.
+    patches = windows[:, ::4, ::4].transpose(0, 1, 2, 4, 5, 3)
+    patches = patches.reshape(-1, patches[0, 0, 0].size)
+    mean = patches.mean(axis=0)
+    values, vectors = np.linalg.eigh(np.cov(patches - mean, rowvar=False))
+    half = kernel.shape[-1] // 2
+    components = (vectors / np.sqrt(values + 1e-3))[:, ::-1][:, :half]
+    filters = np.concatenate([components, -components], axis=1)
+    layer.set_weights([filters.reshape(kernel.shape), -mean @ filters])
+
+
+def _optimizer(recipe: Recipe, steps: int) -> Any:
+    """The optimizer of a recipe for epochs of `steps` steps."""
+    rate: Any = recipe.learning_rate
+    if recipe.schedule == "cosine":
+        warmup = round(recipe.warmup_epochs * steps)
+        rate = keras.optimizers.schedules.CosineDecay(
+            0.0 if warmup else rate,
+            recipe.epochs * steps - warmup,
+            warmup_target=rate if warmup else None,
+            warmup_steps=warmup,
+        )
+    options: dict[str, Any] = {}
+    if recipe.weight_decay:
+        options["weight_decay"] = recipe.weight_decay
+    if recipe.ema_momentum:
+        options.update(use_ema=True, ema_momentum=recipe.ema_momentum)
+    if recipe.optimizer == "adamw":
+        optimizer = keras.optimizers.AdamW(rate, **options)
+    else:
+        nesterov = bool(recipe.momentum)
+        optimizer = keras.optimizers.SGD(rate, recipe.momentum, nesterov, **options)
+    optimizer.exclude_from_weight_decay(var_names=["bias"])
+    return optimizer
 
 
 def _backend_seeds_kept() -> AbstractContextManager[Any]:
@@ -367,16 +437,6 @@ def _backend_seeds_kept() -> AbstractContextManager[Any]:
 
     kept: AbstractContextManager[Any] = torch.random.fork_rng()
     return kept
-
-
-def _optimizer(recipe: Recipe, steps: int) -> Any:
-    rate: Any = recipe.learning_rate
-    if recipe.schedule == "cosine":
-        rate = keras.optimizers.schedules.CosineDecay(rate, steps)
-    if recipe.optimizer == "adamw":
-        return keras.optimizers.AdamW(rate, weight_decay=recipe.weight_decay)
-    decay = recipe.weight_decay or None
-    return keras.optimizers.SGD(rate, recipe.momentum, weight_decay=decay)
 
 
 def _results(evaluation: Evaluation) -> dict[str, Any]:

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from keras_tinyalex import augmentation as augmentations
-from keras_tinyalex.augmentation import Augmentation
+from keras_tinyalex.augmentation import Augmentation, Mixing
 from keras_tinyalex.datasets.classes import TINY_IMAGENET_WORDS, select_classes
 from keras_tinyalex.datasets.download import download
 from keras_tinyalex.datasets.layout import LabelledImage, Source, open_source
@@ -228,6 +228,11 @@ class Batches(keras.utils.PyDataset):  # type: ignore[misc]
         seed: See `load_dataset`.
         augmentation: See `load_dataset`.
         shuffle: See `load_dataset`.
+        one_hot: Whether labels are float32 probabilities
+            `(N, num_classes)` instead of int64 `(N,)`.
+        mixing: A `keras_tinyalex.augmentation.Mixing`, which needs
+            `one_hot`, or `None`.
+        mixed_epochs: Number of epochs that are mixed; `None` for all.
     """
 
     def __init__(
@@ -237,6 +242,10 @@ class Batches(keras.utils.PyDataset):  # type: ignore[misc]
         seed: int | None = None,
         augmentation: str | Augmentation | None = None,
         shuffle: bool = True,
+        *,
+        one_hot: bool = False,
+        mixing: Mixing | None = None,
+        mixed_epochs: int | None = None,
     ) -> None:
         super().__init__()
         if not isinstance(batch_size, int) or batch_size < 1:
@@ -250,6 +259,9 @@ class Batches(keras.utils.PyDataset):  # type: ignore[misc]
         self.batch_size = batch_size
         self.augmentation = augmentations.get(augmentation)
         self.shuffle = shuffle
+        self.one_hot = one_hot
+        self.mixing = mixing
+        self.mixed_epochs = mixed_epochs
         self.seed = secrets.randbits(64) if seed is None else seed
         self.epoch = 0
         # The last epoch's order, so that it is drawn once.
@@ -293,10 +305,15 @@ class Batches(keras.utils.PyDataset):  # type: ignore[misc]
     ) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
         first = index * self.batch_size
         chosen = self._epoch_order(epoch)[first : first + self.batch_size]
-        images, labels = self.data.images[chosen], self.data.labels[chosen]
+        images = self.data.images[chosen]
+        labels: npt.NDArray[Any] = self.data.labels[chosen]
+        generator = np.random.default_rng([self.seed, epoch, index])
         if self.augmentation is not None:
-            generator = np.random.default_rng([self.seed, epoch, index])
             images = self.augmentation(images, generator)
+        if self.one_hot:
+            labels = np.eye(len(self.class_names), dtype=np.float32)[labels]
+        if self.mixing and (self.mixed_epochs is None or epoch < self.mixed_epochs):
+            images, labels = self.mixing(images, labels, generator)
         return images, labels
 
     def _epoch_order(self, epoch: int) -> npt.NDArray[np.int64]:
