@@ -9,7 +9,7 @@ import os
 import shutil
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -106,11 +106,14 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]
             torch.manual_seed(int(seeds.generate_state(1, np.uint64)[0] >> 1))
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        state = {
-            name: _as_array(variable)
-            for name, variable in _state_variables(self.model).items()
-        }
-        _check_finite(epoch + 1, (logs or {}).get("loss", 0.0), state, self._paths())
+        variables = _state_variables(self.model)
+        state = {name: _as_array(variable) for name, variable in variables.items()}
+        bad = [
+            variables[name].path
+            for name, values in state.items()
+            if values.dtype.kind == "f" and not np.isfinite(values).all()
+        ]
+        _refuse_divergence(epoch + 1, (logs or {}).get("loss", 0.0), bad, self._paths())
         for name, values in self.history.rows.items():
             state[f"history/{name}"] = np.array(values)
         state["sha256"] = np.array(_digest(state))
@@ -162,12 +165,16 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]
 
 
 def _state_variables(model: Any) -> dict[str, Any]:
-    """All variables of the model and its optimizer, by a stable name."""
+    """All variables of the model and its optimizer, by a stable name.
+
+    Not by their paths: in these Keras counts the optimizers and seeds made
+    before in the same process.
+    """
     metrics = {id(v) for metric in model.metrics for v in metric.variables}
     variables = [v for v in model.variables if id(v) not in metrics]
-    named = {f"model/{i}/{v.path}": v for i, v in enumerate(variables)}
+    named = {f"model/{i}/{v.name}": v for i, v in enumerate(variables)}
     for i, variable in enumerate(model.optimizer.variables):
-        named[f"optimizer/{i}/{variable.path}"] = variable
+        named[f"optimizer/{i}/{variable.name}"] = variable
     return named
 
 
@@ -196,21 +203,17 @@ def _read_checkpoint(path: Path) -> dict[str, Any]:
     return saved
 
 
-def _check_finite(
-    epoch: int, loss: float, state: Mapping[str, Any], kept: list[Path]
+def _refuse_divergence(
+    epoch: int, loss: float, bad: Sequence[str], kept: Sequence[Path]
 ) -> None:
-    bad = [
-        name.split("/", 2)[2]
-        for name, value in state.items()
-        if value.dtype.kind == "f" and not np.isfinite(value).all()
-    ]
-    if not np.isfinite(loss) or bad:
-        where = f", weights not finite: {', '.join(bad[:5])}" if bad else ""
-        last = f"The last finite state is {kept[-1]}. " if kept else ""
-        raise FloatingPointError(
-            f"The training diverged in epoch {epoch}: loss {loss}{where}. {last}A "
-            "smaller learning rate is the usual cure."
-        )
+    if np.isfinite(loss) and not bad:
+        return
+    where = f", weights not finite: {', '.join(bad[:5])}" if bad else ""
+    last = f"The last finite state is {kept[-1]}. " if kept else ""
+    raise FloatingPointError(
+        f"The training diverged in epoch {epoch}: loss {loss}{where}. {last}A smaller "
+        "learning rate is the usual cure."
+    )
 
 
 class TensorBoardScalars(keras.callbacks.Callback):  # type: ignore[misc]

@@ -40,6 +40,7 @@ from keras_tinyalex.datasets.tiny_imagenet import (
     read_split,
 )
 from keras_tinyalex.evaluation import Evaluation, evaluate
+from keras_tinyalex.files import one_writer, written_whole
 from keras_tinyalex.progress import Progress
 from keras_tinyalex.recipes import Recipe
 
@@ -119,6 +120,8 @@ def train(
         FileNotFoundError: If `data` does not exist.
         ValueError: If an argument is out of its range, an image cannot be
             decoded, or `output` holds another run or other files.
+        OSError: If the disk is full, which leaves the checkpoints as they
+            are, or another process is training into `output`.
         FloatingPointError: If the loss or a weight is no longer finite; the
             last finite checkpoint stays.
 
@@ -132,12 +135,24 @@ def train(
     recipe = _adjusted(recipes.get(recipe), epochs, batch_size, dtype)
     if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
         raise ValueError(f"`seed` must be an integer >= 0. Received: seed={seed!r}")
-    train_data, val_data, words = _load(data, classes, validation_split, progress)
+    loaded = _load(data, classes, validation_split, progress)
     folder = Path(output) if output else _default_folder(recipe, data, seed)
-    config = _config(recipe, data, seed, validation_split, train_data, val_data)
-    if finished := _open_run_folder(folder, config, resume):
-        return finished
+    config = _config(recipe, data, seed, validation_split, *loaded[:2])
+    with one_writer(folder, "output"):
+        finished = _open_run_folder(folder, config, resume)
+        return finished or _train(recipe, seed, folder, loaded, progress, started)
 
+
+def _train(
+    recipe: Recipe,
+    seed: int,
+    folder: Path,
+    loaded: tuple[LabelledArrays, LabelledArrays, dict[str, str]],
+    progress: bool,
+    started: float,
+) -> Run:
+    """Trains in the prepared run folder, from its newest checkpoint on."""
+    train_data, val_data, words = loaded
     model = _build(recipe, train_data, seed)
     batches = Batches(
         train_data,
@@ -200,9 +215,8 @@ def train(
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Writes a JSON file aside and moves it into place."""
-    aside = path.with_name(path.name + ".part")
-    aside.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    os.replace(aside, path)
+    with written_whole(path) as file:
+        file.write((json.dumps(content, indent=2) + "\n").encode())
 
 
 def _adjusted(

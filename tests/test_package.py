@@ -17,8 +17,8 @@ ROOT = Path(keras_tinyalex.__file__).parent
 # Which of our modules a module may import; callers stand above what they call.
 ALLOWED = {
     "cli": None,  # anything
-    "training": {"applications", "callbacks", "datasets", "evaluation", "files",
-                 "progress", "recipes", "visualization"},
+    "training": {"applications", "augmentation", "callbacks", "datasets", "evaluation",
+                 "files", "progress", "recipes", "visualization"},
     "callbacks": {"datasets", "files", "progress"},
     "recipes": set(),
     "evaluation": {"datasets"},
