@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -51,44 +52,47 @@ def written_whole(path: Path, sync: bool = False) -> Iterator[BinaryIO]:
 
 
 @contextlib.contextmanager
-def one_writer(folder: Path, argument: str) -> Iterator[None]:
+def one_writer(lock: Path, argument: str, folder: Path) -> Iterator[None]:
     """Lets one process at a time write to a folder; another is refused.
 
-    The lock is a file beside the folder, which goes when the lock does. That
-    of a killed process does not lock.
+    The lock is a file that goes when the writer has ended. The file of a
+    killed process does not lock. Where the lock cannot be made for want of
+    permission, nothing else can be written either, and nothing is locked.
 
     Args:
-        folder: The folder, which need not exist.
-        argument: The argument that names it, for the message.
+        lock: Path of the lock file; its folder exists.
+        argument: The argument that names `folder`, for the message.
+        folder: What is written to.
 
     Yields:
-        `None`, once this process holds the lock.
+        `None`, once this process is the writer.
 
     Raises:
-        OSError: If another process holds it.
+        OSError: If another process writes there.
 
     Examples:
-        >>> with one_writer(Path("runs/first"), "output"):
-        ...     Path("runs/.first.lock").exists()
+        >>> with one_writer(Path("run.lock"), "output", Path("run")):
+        ...     Path("run.lock").exists()
         True
     """
     from filelock import FileLock, Timeout
 
-    folder = folder.resolve()
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    path = folder.with_name(f".{folder.name}.lock")
-    lock = FileLock(path, timeout=0)
+    held = FileLock(lock, timeout=0)
     try:
-        lock.acquire()
+        held.acquire()
     except Timeout:
         raise OSError(
-            f"`{argument}` is in use: another process is writing to that folder. Wait "
+            f"`{argument}` is in use: another process writes to that folder. Wait "
             f"until it has ended, or pass another `{argument}`. "
             f"Received: {argument}={str(folder)!r}"
         ) from None
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
     try:
         yield
     finally:
-        with contextlib.suppress(OSError):
-            path.unlink()
-        lock.release()
+        if held.is_locked:
+            with contextlib.suppress(OSError):
+                lock.unlink()  # before it is released: it might be another's then
+            held.release()

@@ -49,6 +49,8 @@ if TYPE_CHECKING:
 
 # The part of the training images that is held out where a source has no val.
 DEFAULT_VALIDATION_SPLIT = 0.1
+# In the run folder, while a process trains there.
+LOCK = ".lock"
 
 
 @dataclass(frozen=True)
@@ -138,7 +140,10 @@ def train(
     loaded = _load(data, classes, validation_split, progress)
     folder = Path(output) if output else _default_folder(recipe, data, seed)
     config = _config(recipe, data, seed, validation_split, *loaded[:2])
-    with one_writer(folder, "output"):
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"`output` must be a folder. Received: output={str(folder)!r}")
+    folder.mkdir(parents=True, exist_ok=True)
+    with one_writer(folder / LOCK, "output", folder):
         finished = _open_run_folder(folder, config, resume)
         return finished or _train(recipe, seed, folder, loaded, progress, started)
 
@@ -284,21 +289,21 @@ def _digest(data: LabelledArrays) -> str:
 def _open_run_folder(folder: Path, config: dict[str, Any], resume: bool) -> Run | None:
     """Prepares the folder; returns the run where it is already complete."""
     config_file = folder / "config.json"
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"`output` must be a folder. Received: output={str(folder)!r}")
-    if folder.exists() and any(folder.iterdir()):
+    if present := [path for path in folder.iterdir() if path.name != LOCK]:
         if not config_file.exists():
             raise ValueError(
                 "`output` must be a new or empty folder, or the folder of a run; "
                 f"this one holds other files. Received: output={str(folder)!r}"
             )
-        if not resume:
-            shutil.rmtree(folder)
-        else:
+        if resume:
             _check_same_run(config_file, config)
             if (folder / "metrics.json").exists():
                 return _read_run(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+        else:
+            # First what says that the run is complete, last whose folder it is.
+            order = {"metrics.json": 0, "config.json": 2}
+            for path in sorted(present, key=lambda path: order.get(path.name, 1)):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
     write_json(config_file, config)
     write_json(folder / "environment.json", _environment())
     return None

@@ -20,7 +20,7 @@ ALLOWED = {
     "training": {"applications", "augmentation", "callbacks", "datasets", "evaluation",
                  "files", "progress", "recipes", "visualization"},
     "callbacks": {"datasets", "files", "progress"},
-    "recipes": set(),
+    "recipes": {"augmentation"},
     "evaluation": {"datasets"},
     "applications": {"layers", "datasets"},
     "datasets": {"augmentation", "files", "progress"},
