@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from keras_tinyalex.datasets.layout import open_source
 from keras_tinyalex.datasets import publish
+from keras_tinyalex.datasets.layout import open_source
 from keras_tinyalex.datasets.plan import Move, plan_moves
 from keras_tinyalex.datasets.publish import apply_moves
 from keras_tinyalex.datasets.restructure import MODES, RestructureReport, restructure
