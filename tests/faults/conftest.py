@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -130,9 +131,9 @@ def kill_at_every_change():
                 return k // step
             assert status == -signal.SIGKILL, status
             check(place, False)
-            assert run_forked(lambda place=place: run(place)) == 0
+            run(place)
             check(place, True)
-            subprocess.run(["rm", "-rf", place], check=True)
+            shutil.rmtree(place)
         raise AssertionError("the run never ended")
 
     return start
