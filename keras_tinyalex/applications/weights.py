@@ -265,6 +265,7 @@ def save_model(
     Raises:
         ValueError: If `path` ends otherwise, or if `class_names` is not a
             sequence of strings, or too long for `.h5` (64 KB).
+        OSError: If the file cannot be written, as on a full disk.
 
     Examples:
         >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
@@ -300,6 +301,12 @@ def save_model(
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except OSError as error:
+        raise OSError(
+            error.errno,
+            f"Cannot save the model to {path}: {error.strerror or error}. A file that "
+            "was there before is as it was",
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)
 
