@@ -183,7 +183,12 @@ def load_weights_into(
                 f"{'; '.join(problems)}. Make the model with the arguments that the "
                 "file was made with. The model is unchanged."
             )
-        values = {name: arrays[name].read() for name in variables}
+        try:
+            values = {name: arrays[name].read() for name in variables}
+        except Exception as error:  # as in `open_weights`
+            raise ValueError(
+                f"Cannot read weights from {path}: {error}. The model is unchanged."
+            ) from error
     bad = [name for name, value in values.items() if not np.isfinite(value).all()]
     if bad:
         raise ValueError(
@@ -191,7 +196,8 @@ def load_weights_into(
             "hold NaN or infinite values. The model is unchanged."
         )
     for name, variable in variables.items():
-        variable.assign(values[name])
+        # Its array is let go before the variable takes a copy of its own.
+        variable.assign(keras.ops.convert_to_tensor(values.pop(name)))
 
 
 def _leave_out_top(
