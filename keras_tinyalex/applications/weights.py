@@ -307,11 +307,11 @@ def save_model(
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # h5py raises both on a full disk
+        reason = getattr(error, "strerror", None) or error
         raise OSError(
-            error.errno,
-            f"Cannot save the model to {path}: {error.strerror or error}. A file that "
-            "was there before is as it was",
+            f"Cannot save the model to {path}: {reason}. Make room, or see to it that "
+            "the folder can be written. A file that was there is as it was"
         ) from error
     finally:
         temporary.unlink(missing_ok=True)

@@ -163,7 +163,7 @@ def open_source(source: str | os.PathLike[str]) -> Source:
         from keras_tinyalex.datasets.sample import sample_path
 
         source = sample_path()
-    location = Path(source).expanduser()
+    location = Path(os.path.expanduser(source))  # noqa: PTH111, it never fails
     if not location.exists():
         raise FileNotFoundError(
             "`source` must be an existing folder or zip file, or 'sample'. "

@@ -189,7 +189,7 @@ def _carry_out(
 
 
 def _check_destination(destination: str | os.PathLike[str]) -> Path:
-    target = Path(destination).expanduser().resolve()
+    target = Path(os.path.expanduser(destination)).resolve()  # noqa: PTH111
     received = f"Received: destination={os.fspath(destination)!r}"
     if target == target.parent or target == Path.cwd():
         raise ValueError(
