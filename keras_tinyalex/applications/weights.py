@@ -196,8 +196,7 @@ def load_weights_into(
             "hold NaN or infinite values. The model is unchanged."
         )
     for name, variable in variables.items():
-        # Its array is let go before the variable takes a copy of its own.
-        variable.assign(keras.ops.convert_to_tensor(values.pop(name)))
+        variable.assign(values.pop(name))
 
 
 def _leave_out_top(
