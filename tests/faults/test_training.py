@@ -369,7 +369,8 @@ def test_two_trainings_in_one_folder(
 def test_overhead_of_checkpoints(tmp_path, optimizer, figure):
     """Of the full model, against an epoch of 10,000 images measured here."""
     recipe = dataclasses.replace(recipes.BASELINE, optimizer=optimizer)
-    images = np.zeros((512, 64, 64, 3), np.uint8)
+    generator = np.random.default_rng(0)
+    images = generator.integers(0, 256, (512, 64, 64, 3), np.uint8)
     data = training.LabelledArrays(
         images, np.arange(512) % 20, tuple(map(str, range(20))), ("",) * 512
     )
