@@ -18,12 +18,17 @@ def main() -> None:
     parser.add_argument("data", nargs="?", default="sample", help="zip or folder")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--epochs", type=int, help="fewer, to try it out")
+    parser.add_argument("--smoke", action="store_true", help="2 classes, 1 epoch")
     options = parser.parse_args()
 
     accuracies = []
     for seed in options.seeds:
         run = tinyalex.train(
-            recipe="baseline", data=options.data, seed=seed, epochs=options.epochs
+            recipe="baseline",
+            data=options.data,
+            classes=2 if options.smoke else 20,
+            seed=seed,
+            epochs=1 if options.smoke else options.epochs,
         )
         low, high = run.metrics["interval"]
         accuracies.append(run.metrics["val_accuracy"])

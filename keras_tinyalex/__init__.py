@@ -15,6 +15,7 @@ __all__ = [
     "datasets",
     "decode_predictions",
     "evaluate",
+    "export",
     "list_weights",
     "model_card",
     "preprocess_input",
@@ -37,6 +38,7 @@ if Path(*sys.argv[:1]).name not in ("keras-tinyalex", "keras-tinyalex.exe"):
         weights_path,
     )
     from keras_tinyalex.evaluation import Evaluation, evaluate
+    from keras_tinyalex.export import export
     from keras_tinyalex.layers import LocalResponseNormalization
     from keras_tinyalex.recipes import Recipe
     from keras_tinyalex.training import Run, train

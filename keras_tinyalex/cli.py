@@ -46,7 +46,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if options.debug:
             traceback.print_exc()
-        expected = isinstance(error, ValueError | OSError | FloatingPointError)
+        expected = isinstance(
+            error, ValueError | OSError | FloatingPointError | ImportError
+        )
         kind = "" if expected else f"{type(error).__name__}: "
         return _fail(f"{kind}{error}")
     return 1 if result.get("failed") else 0
@@ -59,6 +61,9 @@ def _load_keras() -> None:
     are shown only if this fails.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    # TensorFlow leaves oneDNN off on processors without AVX-512, where it trains
+    # this network about 1.3 times as fast.
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     sys.stderr.flush()
     stderr = os.dup(2)
     with tempfile.TemporaryFile() as notices:
@@ -204,6 +209,17 @@ def _predict(options: argparse.Namespace) -> Result:
     return {"images": predictions}
 
 
+def _export(options: argparse.Namespace) -> Result:
+    from keras_tinyalex.export import export
+
+    result = export(options.model, options.output, options.format)
+    _say(
+        f"{result.path}: {result.size / 1e6:.1f} MB, scores within "
+        f"{result.max_difference:.1e} of Keras'"
+    )
+    return result.as_dict()
+
+
 def _weights(options: argparse.Namespace) -> Result:
     from keras_tinyalex.applications import list_weights, model_card, weights_path
 
@@ -299,6 +315,16 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--top", type=_positive, default=5, help="classes shown (default: 5)"
     )
+
+    command = _command(commands, "export", _export, "export for another runtime")
+    command.add_argument("model", metavar="MODEL", help=model)
+    command.add_argument(
+        "--format",
+        required=True,
+        choices=("onnx", "litert", "openvino", "saved_model"),
+        help="ONNX Runtime, LiteRT (TFLite), OpenVINO or TensorFlow SavedModel",
+    )
+    command.add_argument("--output", required=True, metavar="PATH", help="new file")
 
     command = _command(commands, "weights", _weights, "the weights in the package")
     command.add_argument(

@@ -50,5 +50,81 @@ def test_get():
     assert augmentation.get(None) is None
     assert augmentation.get("flip") is augmentation.flip
     assert augmentation.get(augmentation.flip) is augmentation.flip
-    with pytest.raises(ValueError, match=r"\['crop_flip', 'flip'\].*Received"):
+    with pytest.raises(ValueError, match=r"'crop_flip', .*'flip'.*Received"):
         augmentation.get("mirror")
+
+
+def test_cutout_paints_a_square_and_nothing_else():
+    images = pictures() // 2  # below the grey of the square
+    result = augmentation.cutout(images, np.random.default_rng(1), size=6)
+    grey = (result == 128).all(axis=-1)
+    assert (result[~grey] == images[~grey]).all()
+    for mask in grey:
+        rows, columns = np.nonzero(mask.any(axis=1))[0], np.nonzero(mask.any(axis=0))[0]
+        assert mask.sum() == len(rows) * len(columns)
+        assert 3 <= len(rows) <= 6
+        assert 3 <= len(columns) <= 6
+    assert (grey.sum(axis=(1, 2)) == 36).any()
+    assert len({mask.tobytes() for mask in grey}) > 32
+
+
+def test_color_maps_each_channel_by_one_line():
+    levels = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1)
+    images = np.repeat(np.repeat(levels, 3, axis=-1), 8, axis=0)
+    result = augmentation.color(images, np.random.default_rng(1), strength=0.3)
+    for image in result.reshape(8, 256, 3).astype(int):
+        for line in image.T:
+            free = (line > 0) & (line < 255)
+            x = np.arange(256)[free]
+            slope, offset = np.polyfit(x, line[free], 1)
+            assert np.abs(line[free] - slope * x - offset).max() < 1
+            assert 1 - 0.4 <= slope <= 1 + 0.4
+    assert (augmentation.color(images, np.random.default_rng(1), 0) == images).all()
+
+
+def test_zoom_crop_enlarges_a_box():
+    rows, columns = np.indices((16, 16), dtype=np.uint8)
+    images = np.stack([rows, columns, rows], axis=-1)[None].repeat(64, axis=0)
+    result = augmentation.zoom_crop(images, np.random.default_rng(1), scale=0.5)
+    for places in (result[:, :, 0, 0], result[:, 0, :, 1]):
+        assert (np.diff(places.astype(int), axis=1) >= 0).all()
+        spans = places[:, -1].astype(int) - places[:, 0] + 1
+        assert spans.min() in (8, 9)
+        assert spans.max() == 16
+    # Rows do not depend on the column, nor columns on the row.
+    assert (result[..., 0] == result[:, :, :1, 0]).all()
+    assert (result[..., 1] == result[:, :1, :, 1]).all()
+    whole = augmentation.zoom_crop(images, np.random.default_rng(1), scale=1)
+    assert (whole == images).all()
+
+
+@pytest.mark.parametrize("name", sorted(augmentation.MIXINGS))
+def test_mixing_blends_images_and_labels_alike(name):
+    """Image i is all i: what is in a picture tells what must be in its label."""
+    count = 32
+    images = np.arange(count, dtype=np.uint8) * 8
+    images = images[:, None, None, None] * np.ones((1, 16, 16, 3), np.uint8)
+    labels = np.eye(count, dtype=np.float32)
+    before = images.copy(), labels.copy()
+    mixed, soft = augmentation.MIXINGS[name](images, labels, np.random.default_rng(3))
+    assert mixed.dtype == np.uint8
+    assert soft.dtype == np.float32
+    np.testing.assert_allclose(soft.sum(axis=1), 1, atol=1e-6)
+    expected = soft @ (np.arange(count) * 8)
+    np.testing.assert_allclose(mixed.mean(axis=(1, 2, 3)), expected, atol=0.51)
+    assert (soft.max(axis=1) < 1).sum() > count / 2
+    assert all((a == b).all() for a, b in zip((images, labels), before, strict=True))
+
+
+@pytest.mark.parametrize("name", sorted(augmentation.AUGMENTATIONS))
+def test_named_pipelines_keep_shape_and_input(name):
+    images = np.random.default_rng(0).integers(0, 256, (4, 64, 64, 3), np.uint8)
+    before = images.copy()
+    results = [
+        augmentation.get(name)(images, np.random.default_rng(7)) for _ in range(2)
+    ]
+    assert results[0].shape == images.shape
+    assert results[0].dtype == np.uint8
+    assert (results[0] == results[1]).all()
+    assert (results[0] != images).any()
+    assert (images == before).all()

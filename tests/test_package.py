@@ -20,6 +20,7 @@ ALLOWED = {
     "training": {"applications", "augmentation", "callbacks", "datasets", "evaluation",
                  "files", "progress", "recipes", "visualization"},
     "callbacks": {"datasets", "files", "progress"},
+    "export": {"applications"},
     "recipes": {"augmentation"},
     "evaluation": {"datasets"},
     "applications": {"layers", "datasets"},

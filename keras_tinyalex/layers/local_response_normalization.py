@@ -10,10 +10,11 @@ import numpy as np
 from keras import ops
 
 # 0 * NaN and 0 * infinity are NaN: left alone, one such square would spread
-# through the banded product to every channel. Finite numbers stand for them. A
+# through the banded product to every channel. Finite numbers stand for them: a
 # NaN becomes so negative that its windows sum to less than zero, of which the
-# root is NaN again; infinity is capped at a thirtieth of that.
-_HUGE = {"float32": 3e38, "float64": 1.5e308}
+# root is NaN again.
+_FOR_NAN = {"float32": -3e38, "float64": -1.5e308}
+_FOR_INFINITY = {"float32": 1e37, "float64": 5e306}
 
 
 @keras.saving.register_keras_serializable(package="keras_tinyalex")
@@ -85,19 +86,19 @@ class LocalResponseNormalization(keras.Layer):  # type: ignore[misc]
     ) -> None:
         super().__init__(**kwargs)
         self.depth_radius = _non_negative_int("depth_radius", depth_radius)
-        self.bias = _finite("bias", bias, "a finite number above 0")
+        self.bias = _finite_number("bias", bias, "a finite number above 0")
         if self.bias <= 0:
             raise ValueError(
                 "Argument `bias` must be a finite number above 0; it keeps the "
                 f"base of the power positive. Received: bias={bias}"
             )
-        self.alpha = _finite("alpha", alpha, "a finite number of at least 0")
+        self.alpha = _finite_number("alpha", alpha, "a finite number of at least 0")
         if self.alpha < 0:
             raise ValueError(
                 "Argument `alpha` must be a finite number of at least 0. "
                 f"Received: alpha={alpha}"
             )
-        self.beta = _finite("beta", beta, "a finite number")
+        self.beta = _finite_number("beta", beta, "a finite number")
         if data_format not in (None, "channels_last", "channels_first"):
             raise ValueError(
                 'Argument `data_format` must be "channels_last", '
@@ -133,28 +134,58 @@ class LocalResponseNormalization(keras.Layer):  # type: ignore[misc]
         self._band = (distance <= min(self.depth_radius, channels)).astype("float32")
         self.built = True
 
-    def call(self, inputs: Any) -> Any:
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
         # Half precision has too few digits, and 256**2 overflows float16.
         double = self.compute_dtype == "float64"
         x = ops.cast(inputs, "float64" if double else "float32")
-        scale = self._power(self.bias + self.alpha * self._window_sums(x))
-        return ops.cast(x * scale, self.compute_dtype)
+        if training and keras.backend.backend() != "jax":
+            y = self._normalize_in_training(x)
+        else:  # XLA derives and fuses as good a gradient by itself
+            y, _ = self._normalize(x, self._window_sums(_finite(ops.square(x))))
+        return ops.cast(y, self.compute_dtype)
 
-    def _window_sums(self, x: Any) -> Any:
-        squares = ops.square(x)
-        dtype = keras.backend.standardize_dtype(x.dtype)
-        huge = ops.convert_to_tensor(_HUGE[dtype], dtype=dtype)
-        not_finite = ops.where(ops.isnan(squares), -huge, huge / 30)
-        squares = ops.where(squares <= huge / 30, squares, not_finite)
+    def _normalize(self, x: Any, sums: Any) -> tuple[Any, Any]:
+        base = self.bias + self.alpha * sums
+        scale = self._power(base)
+        return x * scale, (base, scale)
+
+    def _normalize_in_training(self, x: Any) -> Any:
+        """The same with the gradient by hand: two products and few passes."""
+
+        @ops.custom_gradient  # type: ignore[untyped-decorator]
+        def normalize(x: Any) -> tuple[Any, Any]:
+            squares = ops.square(x)
+            if keras.backend.backend() == "torch":  # one pass there, no branch
+                sums = self._window_sums(_finite(squares))
+            else:
+                sums = self._window_sums(squares)
+                sums = ops.cond(
+                    ops.isfinite(ops.sum(sums)),
+                    lambda: sums,
+                    lambda: self._window_sums(_finite(squares)),
+                )
+            y, (base, scale) = self._normalize(x, sums)
+
+            def gradient(*args: Any, upstream: Any = None) -> Any:
+                dy = args[0] if upstream is None else upstream
+                root = ops.square(scale) if self.beta == 0.5 else 1 / base
+                inner = self._window_sums(dy * y * root)
+                return dy * scale - (2 * self.alpha * self.beta) * x * inner
+
+            return y, gradient
+
+        return normalize(x)
+
+    def _window_sums(self, values: Any) -> Any:
         # `@`, because on torch `ops.matmul` multiplies float64 as float32.
-        band = ops.convert_to_tensor(self._band, dtype=dtype)
-        shape = ops.shape(x)
+        band = ops.convert_to_tensor(self._band, dtype=values.dtype)
+        shape = ops.shape(values)
         channels = self._band.shape[0]
         if self._channel_axis == -1:
-            sums = ops.reshape(squares, (-1, channels)) @ band
+            sums = ops.reshape(values, (-1, channels)) @ band
         else:
             positions = math.prod(shape[2:])
-            sums = band @ ops.reshape(squares, (shape[0], channels, positions))
+            sums = band @ ops.reshape(values, (shape[0], channels, positions))
         return ops.reshape(sums, shape)
 
     def _power(self, base: Any) -> Any:
@@ -295,6 +326,11 @@ class LocalResponseNormalization(keras.Layer):  # type: ignore[misc]
         return cls(_radius("n", n), bias=k, alpha=alpha, beta=beta, **kwargs)
 
 
+def _finite(squares: Any) -> Any:
+    dtype = keras.backend.standardize_dtype(squares.dtype)
+    return ops.nan_to_num(squares, nan=_FOR_NAN[dtype], posinf=_FOR_INFINITY[dtype])
+
+
 def _non_negative_int(name: str, value: Any) -> int:
     try:
         number = -1 if isinstance(value, bool | np.bool_) else operator.index(value)
@@ -308,7 +344,7 @@ def _non_negative_int(name: str, value: Any) -> int:
     return number
 
 
-def _finite(name: str, value: Any, expected: str) -> float:
+def _finite_number(name: str, value: Any, expected: str) -> float:
     if (
         isinstance(value, bool)
         or not isinstance(value, numbers.Real)

@@ -22,24 +22,25 @@ def reference(x, radius=5, bias=1.0, alpha=1.0, beta=0.5, axis=-1):
     return np.moveaxis(y, -1, axis)
 
 
-def input_gradient(layer, x, upstream):
-    """d sum(layer(x) * upstream) / dx by the backend's automatic gradient."""
+def input_gradient(layer, x, upstream, training):
+    """d sum(layer(x) * upstream) / dx as the backend computes it."""
     if BACKEND == "tensorflow":
         import tensorflow as tf
 
         x = tf.constant(x)
         with tf.GradientTape() as tape:
             tape.watch(x)
-            loss = tf.reduce_sum(layer(x) * upstream)
+            loss = tf.reduce_sum(layer(x, training=training) * upstream)
         return tape.gradient(loss, x).numpy()
     if BACKEND == "jax":
         import jax
 
-        return np.asarray(jax.grad(lambda x: (layer(x) * upstream).sum())(x))
+        loss = lambda x: (layer(x, training=training) * upstream).sum()  # noqa: E731
+        return np.asarray(jax.grad(loss)(x))
     import torch
 
     x = torch.tensor(x, requires_grad=True)
-    (layer(x) * torch.tensor(upstream)).sum().backward()
+    (layer(x, training=training) * torch.tensor(upstream)).sum().backward()
     return x.grad.numpy()
 
 
@@ -219,12 +220,13 @@ def test_even_windows_are_refused(make, name, window):
         getattr(LocalResponseNormalization, make)(window)
 
 
+@pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("beta", [0.5, 0.75, 1.0, 0.6])
-def test_gradient(beta):
+def test_gradient(beta, training):
     x, upstream = random(2, 3, 7), random(2, 3, 7, seed=1)
     layer = LocalResponseNormalization(2, 1.5, 0.4, beta)
     np.testing.assert_allclose(
-        input_gradient(layer, x, upstream),
+        input_gradient(layer, x, upstream, training),
         reference_gradient(x, upstream, 2, 1.5, 0.4, beta),
         rtol=1e-4,
         atol=1e-6,
@@ -256,20 +258,23 @@ def test_float64_stays_float64():
 
 @pytest.mark.parametrize("beta", [0.5, 0.75, 1.0, 0.6, 2.0])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_nan_touches_only_its_window(beta, dtype):
+@pytest.mark.parametrize("training", [False, True])
+def test_nan_touches_only_its_window(beta, dtype, training):
     x = random(2, 16)
     x[0, 7] = np.nan
     layer = LocalResponseNormalization(2, beta=beta, dtype=dtype)
-    y = ops.convert_to_numpy(layer(x))
+    y = ops.convert_to_numpy(layer(x, training=training))
     expected = reference(x, 2, beta=beta)
     assert np.flatnonzero(np.isnan(expected[0])).tolist() == [5, 6, 7, 8, 9]
     np.testing.assert_allclose(y, expected, rtol=1e-5)
 
 
-def test_infinity_touches_only_its_window():
+@pytest.mark.parametrize("training", [False, True])
+def test_infinity_touches_only_its_window(training):
     x = random(1, 16)
     x[0, 7] = np.inf
-    y = ops.convert_to_numpy(LocalResponseNormalization(2)(x))[0]
+    layer = LocalResponseNormalization(2)
+    y = ops.convert_to_numpy(layer(x, training=training))[0]
     expected = reference(np.where(np.isinf(x), 0, x), 2)[0]
     assert not np.isfinite(y[7])
     np.testing.assert_allclose(y[[5, 6, 8, 9]], 0, atol=1e-12)
@@ -277,12 +282,13 @@ def test_infinity_touches_only_its_window():
     np.testing.assert_allclose(y[far], expected[far], rtol=1e-5)
 
 
-def test_one_huge_channel_does_not_disturb_the_others():
+@pytest.mark.parametrize("training", [False, True])
+def test_one_huge_channel_does_not_disturb_the_others(training):
     # its square, 1e20, swallows every other digit of a running sum
     x = random(1, 2000)
     x[0, 1000] = 1e10
-    y = ops.convert_to_numpy(LocalResponseNormalization()(x))
-    np.testing.assert_allclose(y, reference(x), rtol=1e-5)
+    y = LocalResponseNormalization()(x, training=training)
+    np.testing.assert_allclose(ops.convert_to_numpy(y), reference(x), rtol=1e-5)
 
 
 @pytest.mark.parametrize("data_format", ["channels_last", "channels_first"])

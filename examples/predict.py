@@ -1,0 +1,51 @@
+"""Classifies pictures with the weights that come with the package.
+
+    python examples/predict.py my_fish.jpg my_koala.jpg
+
+Without pictures it classifies some of the embedded sample, which these weights
+have never seen: expect low scores, spread over many classes.
+"""
+
+import argparse
+
+import numpy as np
+
+import keras_tinyalex as tinyalex
+from keras_tinyalex.datasets import tiny_imagenet
+
+
+def read(path: str) -> np.ndarray:
+    """Any picture as the network wants it: 64x64 pixels, RGB, 0 to 255."""
+    import keras
+
+    return keras.utils.img_to_array(keras.utils.load_img(path, target_size=(64, 64)))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("pictures", nargs="*")
+    parser.add_argument("--weights", default="tiny_imagenet_20_baseline")
+    parser.add_argument("--smoke", action="store_true", help="2 pictures")
+    options = parser.parse_args()
+
+    # Where weights come from, what they can do, and which classes they know.
+    card = tinyalex.model_card(options.weights)
+    print(f"{options.weights}: top-1 accuracy {card['accuracy']['top1']:.3f}")
+
+    if options.pictures:
+        images = np.stack([read(path) for path in options.pictures])
+    else:
+        _, (x_val, _) = tiny_imagenet.load_data("sample", classes=2)
+        images = x_val[: 2 if options.smoke else 8]
+
+    # Pixels go in as they are; the division by 255 is the model's first layer.
+    model = tinyalex.AlexNetMini(weights=options.weights)
+    scores = model.predict(images, verbose=0)
+    best = tinyalex.decode_predictions(scores, top=3, class_names=card["class_names"])
+    for index, row in enumerate(best):
+        answers = ", ".join(f"{name} {score:.0%}" for _, name, score in row)
+        print(f"{options.pictures[index] if options.pictures else index}: {answers}")
+
+
+if __name__ == "__main__":
+    main()

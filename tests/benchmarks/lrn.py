@@ -1,0 +1,111 @@
+"""The LRN layer, forward and backward, against what each framework offers."""
+
+import keras
+import numpy as np
+from measure import paired
+
+from keras_tinyalex import LocalResponseNormalization
+
+SHAPES = [(n, *s) for n in (16, 128) for s in ((64, 64, 32), (32, 32, 64))]
+RADIUS = 5
+
+
+def band(channels):
+    index = np.arange(channels)
+    near = np.abs(index[:, None] - index) <= RADIUS
+    return near.astype("float32")
+
+
+def tensorflow_rows(name, x, upstream):
+    import tensorflow as tf
+
+    def step(function):
+        @tf.function
+        def both_ways(x, upstream):
+            with tf.GradientTape() as tape:
+                tape.watch(x)
+                y = function(x)
+            return tape.gradient(y, x, output_gradients=upstream)
+
+        return lambda: both_ways(x, upstream).numpy()
+
+    x, upstream = tf.constant(x), tf.constant(upstream)
+    layer = LocalResponseNormalization()
+    ours = step(lambda x: layer(x, training=True))
+    peer = step(tf.nn.local_response_normalization)
+    paired(f"LRN {name}", "tf.nn.local_response_normalization", ours, peer, 4)
+    paired(f"LRN {name}", "one pass that scales", ours, step(scaling(tf)), 1 / 2.5)
+
+
+def scaling(tf):
+    @tf.custom_gradient
+    def scale(x):
+        return x * 1.01, lambda upstream: upstream * 1.01
+
+    return scale
+
+
+def torch_rows(name, x, upstream):
+    import torch
+    from torch.nn.functional import local_response_norm
+
+    def step(function, x, upstream):
+        def both_ways():
+            leaf = x.detach().requires_grad_(True)
+            function(leaf).backward(upstream)
+
+        return both_ways
+
+    def peer(x):
+        return local_response_norm(x, 2 * RADIUS + 1, 2 * RADIUS + 1.0, 0.5, 1.0)
+
+    x, upstream = torch.tensor(x), torch.tensor(upstream)
+    layer = LocalResponseNormalization()
+    ours = step(lambda x: layer(x, training=True), x, upstream)
+    channels_last = [t.permute(0, 3, 1, 2) for t in (x, upstream)]
+    channels_first = [t.contiguous() for t in channels_last]
+    for layout, tensors in (("NCHW", channels_first), ("NHWC", channels_last)):
+        against = f"torch local_response_norm, {layout}"
+        paired(f"LRN {name}", against, ours, step(peer, *tensors), 5)
+    scale = step(lambda x: x * 1.01, x, upstream)
+    paired(f"LRN {name}", "one pass that scales", ours, scale, 1 / 2.5)
+
+
+def jax_rows(name, x, upstream):
+    import jax
+    import jax.numpy as jnp
+
+    matrix = jnp.array(band(x.shape[-1]))
+
+    def product(x):
+        sums = (jnp.square(x).reshape(-1, len(matrix)) @ matrix).reshape(x.shape)
+        return x * jax.lax.rsqrt(1 + sums)
+
+    def window(x):
+        size = (1, 1, 1, 2 * RADIUS + 1)
+        sums = jax.lax.reduce_window(
+            jnp.square(x), 0.0, jax.lax.add, size, (1, 1, 1, 1), "SAME"
+        )
+        return x * jax.lax.rsqrt(1 + sums)
+
+    def step(function):
+        both_ways = jax.jit(lambda x, u: jax.vjp(function, x)[1](u))
+        return lambda: jax.block_until_ready(both_ways(x, upstream))
+
+    x, upstream = jnp.array(x), jnp.array(upstream)
+    layer = LocalResponseNormalization()
+    ours = step(lambda x: layer(x, training=True))
+    paired(f"LRN {name}", "jax banded product, autodiff", ours, step(product), 1)
+    paired(f"LRN {name}", "jax lax.reduce_window", ours, step(window), 1)
+    paired(f"LRN {name}", "one pass that scales", ours, step(lambda x: x * 1.01), 0.4)
+
+
+if __name__ == "__main__":
+    backend = keras.backend.backend()
+    for shape in SHAPES:
+        generator = np.random.default_rng(0)
+        x, upstream = generator.normal(size=(2, *shape)).astype("float32")
+        name = f"{'x'.join(map(str, shape))} {backend}"
+        {"tensorflow": tensorflow_rows, "torch": torch_rows, "jax": jax_rows}[backend](
+            name, x, upstream
+        )

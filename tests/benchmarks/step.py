@@ -1,0 +1,142 @@
+"""The training step against the plain Keras script, plain PyTorch and the machine."""
+
+import argparse
+
+import keras
+import numpy as np
+from measure import paired, row, seconds
+
+from keras_tinyalex import AlexNetMini
+
+FLOP_PER_IMAGE = 0.625e9  # forward and backward of AlexNetMini at 64x64
+
+
+def images(count):
+    generator = np.random.default_rng(0)
+    pixels = generator.integers(0, 256, (count, 64, 64, 3), np.uint8)
+    return pixels, generator.integers(0, 20, count)
+
+
+def compiled(model, dtype=None):
+    model.compile(keras.optimizers.SGD(), "sparse_categorical_crossentropy")
+    return model
+
+
+def ours(dtype):
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(dtype)
+    try:
+        return compiled(AlexNetMini())
+    finally:
+        keras.config.set_dtype_policy(policy)
+
+
+def plain_keras():
+    """The script a competent user writes: Lambda layers around TensorFlow's op."""
+    import tensorflow as tf
+    from keras import layers
+
+    def lrn():
+        return layers.Lambda(tf.nn.local_response_normalization)
+
+    def conv(filters):
+        return layers.Conv2D(filters, 3, padding="same", activation="relu")
+
+    hidden = [
+        layer
+        for units in (1024, 512)
+        for layer in (layers.Dense(units, activation="relu"), layers.Dropout(0.5))
+    ]
+    blocks = [conv(32), lrn(), layers.MaxPooling2D()]
+    blocks += [conv(64), lrn(), layers.MaxPooling2D()]
+    blocks += [conv(128), conv(128), conv(64), layers.MaxPooling2D()]
+    head = [layers.Flatten(), *hidden, layers.Dense(20, activation="softmax")]
+    return compiled(keras.Sequential([keras.Input((64, 64, 3)), *blocks, *head]))
+
+
+def plain_pipeline(x, y, batch_size):
+    """map -> cache -> shuffle -> batch -> prefetch, float32 in the cache."""
+    import tensorflow as tf
+
+    dataset = tf.data.Dataset.from_tensor_slices((x, y))
+    dataset = dataset.map(lambda x, y: (tf.cast(x, tf.float32) / 255, y)).cache()
+    return dataset.shuffle(len(x)).batch(batch_size).prefetch(tf.data.AUTOTUNE)
+
+
+def plain_torch(x, y, batch_size):
+    import torch
+    from torch import nn
+
+    def conv(inputs, outputs):
+        return [nn.Conv2d(inputs, outputs, 3, padding=1), nn.ReLU()]
+
+    def lrn():
+        return nn.LocalResponseNorm(11, 11.0, 0.5, 1.0)
+
+    layers = [*conv(3, 32), lrn(), nn.MaxPool2d(2), *conv(32, 64), lrn()]
+    layers += [nn.MaxPool2d(2), *conv(64, 128), *conv(128, 128), *conv(128, 64)]
+    layers += [nn.MaxPool2d(2), nn.Flatten(), nn.Linear(4096, 1024), nn.ReLU()]
+    layers += [nn.Dropout(), nn.Linear(1024, 512), nn.ReLU(), nn.Dropout()]
+    model = nn.Sequential(*layers, nn.Linear(512, 20))
+    optimizer = torch.optim.SGD(model.parameters(), 0.01)
+    loss = nn.CrossEntropyLoss()
+    pixels = torch.tensor(x).permute(0, 3, 1, 2).contiguous()
+    labels = torch.tensor(y)
+
+    def epoch():
+        order = torch.randperm(len(labels))
+        for chosen in order.split(batch_size):
+            optimizer.zero_grad()
+            loss(model(pixels[chosen].float() / 255), labels[chosen]).backward()
+            optimizer.step()
+
+    return epoch
+
+
+def epoch_of(model, data):
+    return lambda: model.fit(data, verbose=0, shuffle=False)
+
+
+def our_batches(x, y, batch_size):
+    from keras_tinyalex.datasets.tiny_imagenet import Batches, LabelledArrays
+
+    names = tuple(f"class{i}" for i in range(20))
+    return Batches(LabelledArrays(x, y, names, ("",) * len(y)), batch_size, seed=0)
+
+
+def peak(dtype):
+    """Flop/s of a large matrix product."""
+    import tensorflow as tf
+
+    a = tf.cast(tf.random.normal((2048, 2048)), dtype)
+    product = tf.function(lambda: tf.linalg.matmul(a, a))
+    product()
+    return 2 * 2048**3 / min(seconds(lambda: product().cpu(), 3) for _ in range(5))
+
+
+def main(dtype):
+    for batch_size, count in ((16, 512), (128, 1024)):
+        x, y = images(count)
+        feed = our_batches(x, y, batch_size)
+        plain = epoch_of(plain_keras(), plain_pipeline(x, y, batch_size))
+        epoch = epoch_of(ours("float32"), feed)
+        name = f"training step, batch {batch_size}, float32"
+        paired(
+            name, "plain Keras script", epoch, plain, 1.3 if batch_size == 16 else None
+        )
+        if dtype != "float32":
+            epoch = epoch_of(ours(dtype), feed)
+            name = f"training step, batch {batch_size}, {dtype}"
+            paired(name, "plain Keras script", epoch, plain, 1.8)
+        if batch_size == 128:
+            paired(name, "plain PyTorch", epoch, plain_torch(x, y, batch_size), 3)
+            rate = count * FLOP_PER_IMAGE / min(seconds(epoch) for _ in range(3))
+            for kind in ("float32", "bfloat16"):
+                best = peak(kind)
+                row(name, f"{kind} matrix product peak", rate / best, gflops=best / 1e9)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--dtype", default="float32")
+    main(parser.parse_args().dtype)
