@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+import hashlib
+import io
 import os
 import shutil
 import time
-import zipfile
-from collections.abc import Mapping
+import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import keras
 import numpy as np
 
 from keras_tinyalex.datasets.tiny_imagenet import Batches
+from keras_tinyalex.files import written_whole
 from keras_tinyalex.progress import Progress, format_seconds
 
 # The one before the newest stays in case that is damaged later.
@@ -59,13 +62,13 @@ class History(keras.callbacks.Callback):  # type: ignore[misc]
 
     def write(self) -> None:
         """Writes all rows aside and moves the file into place."""
-        aside = self.path.with_name(self.path.name + ".part")
-        with aside.open("w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(self.rows)
-            for values in zip(*self.rows.values(), strict=True):
-                writer.writerow([f"{value:.7g}" for value in values])
-        os.replace(aside, self.path)
+        text = io.StringIO(newline="")
+        writer = csv.writer(text)
+        writer.writerow(self.rows)
+        for values in zip(*self.rows.values(), strict=True):
+            writer.writerow([f"{value:.7g}" for value in values])
+        with written_whole(self.path) as file:
+            file.write(text.getvalue().encode())
 
 
 class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]
@@ -74,10 +77,12 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]
     That is the weights, the optimizer's state, the seeds of dropout and the
     history; the order of the images follows from the seed and the epoch, and
     so does torch's global generator. A file is written aside, synced and
-    renamed, and the one before it stays.
+    renamed, and the one before it stays: where the newest is damaged, which
+    its SHA-256 tells, the training goes on from that one, with a warning.
 
     Stops the training with `FloatingPointError` before saving a model that
-    is no longer finite.
+    is no longer finite, and with `OSError` where a file cannot be written,
+    as on a full disk: what could not be saved would be lost later.
 
     Args:
         folder: Where the files `epoch-<n>.npz` go.
@@ -101,40 +106,52 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]
             torch.manual_seed(int(seeds.generate_state(1, np.uint64)[0] >> 1))
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        state: dict[str, Any] = {
-            name: keras.ops.convert_to_numpy(variable)
-            for name, variable in _state_variables(self.model).items()
-        }
-        _check_finite(epoch + 1, (logs or {}).get("loss", 0.0), state)
+        variables = _state_variables(self.model)
+        state = {name: _as_array(variable) for name, variable in variables.items()}
+        bad = [
+            variables[name].path
+            for name, values in state.items()
+            if values.dtype.kind == "f" and not np.isfinite(values).all()
+        ]
+        _refuse_divergence(epoch + 1, (logs or {}).get("loss", 0.0), bad, self._paths())
         for name, values in self.history.rows.items():
             state[f"history/{name}"] = np.array(values)
+        state["sha256"] = np.array(_digest(state))
         self.folder.mkdir(exist_ok=True)
         path = self.folder / f"epoch-{epoch + 1:03}.npz"
-        aside = path.with_name(path.name + ".part")
-        with aside.open("wb") as file:
-            np.savez(file, **state)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(aside, path)
+        try:
+            with written_whole(path, sync=True) as file:
+                np.savez(file, **state)
+        except OSError as error:
+            raise OSError(
+                error.errno,
+                f"The training stopped after epoch {epoch + 1}, which cannot be saved: "
+                f"{error.strerror}. The epochs before it are safe: mend that, and the "
+                "same call goes on from there",
+            ) from error
         for old in self._paths()[:-CHECKPOINTS_KEPT]:
             old.unlink()
 
     def restore(self, model: Any) -> int:
         """Restores the newest whole checkpoint; returns its epoch, or 0."""
+        model.optimizer.build(model.trainable_variables)
+        variables = _state_variables(model)
         for path in reversed(self._paths()):
             try:
-                with np.load(path, allow_pickle=False) as file:
-                    saved = dict(file)
-            except (OSError, ValueError, EOFError, zipfile.BadZipFile):
-                continue  # damaged: the one before it is whole
-            model.optimizer.build(model.trainable_variables)
-            variables = _state_variables(model)
-            rows = {
-                name.removeprefix("history/"): saved.pop(name).tolist()
-                for name in list(saved)
-                if name.startswith("history/")
-            }
-            if saved.keys() != variables.keys():
+                saved = _read_checkpoint(path)
+                rows = {
+                    name.removeprefix("history/"): saved.pop(name).tolist()
+                    for name in list(saved)
+                    if name.startswith("history/")
+                }
+                if saved.keys() != variables.keys():
+                    raise ValueError("it is of another model")
+            except Exception as error:  # NumPy and zipfile raise all kinds here
+                warnings.warn(
+                    f"The checkpoint {path} is damaged and was not used: {error}. The "
+                    "training goes on from the one before it.",
+                    stacklevel=2,
+                )
                 continue
             for name, variable in variables.items():
                 variable.assign(saved[name])
@@ -148,28 +165,55 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]
 
 
 def _state_variables(model: Any) -> dict[str, Any]:
-    """All variables of the model and its optimizer, by a stable name."""
+    """All variables of the model and its optimizer, by a stable name.
+
+    Not by their paths: in these Keras counts the optimizers and seeds made
+    before in the same process.
+    """
     metrics = {id(v) for metric in model.metrics for v in metric.variables}
     variables = [v for v in model.variables if id(v) not in metrics]
-    named = {f"model/{i}/{v.path}": v for i, v in enumerate(variables)}
+    named = {f"model/{i}/{v.name}": v for i, v in enumerate(variables)}
     for i, variable in enumerate(model.optimizer.variables):
-        named[f"optimizer/{i}/{variable.path}"] = variable
+        named[f"optimizer/{i}/{variable.name}"] = variable
     return named
 
 
-def _check_finite(epoch: int, loss: float, state: Mapping[str, Any]) -> None:
-    bad = [
-        name.split("/", 2)[2]
-        for name, value in state.items()
-        if value.dtype.kind == "f" and not np.isfinite(value).all()
-    ]
-    if not np.isfinite(loss) or bad:
-        where = f", weights not finite: {', '.join(bad[:5])}" if bad else ""
-        raise FloatingPointError(
-            f"The training diverged in epoch {epoch}: loss {loss}{where}. The last "
-            "finite state is in checkpoints/. A smaller learning rate is the usual "
-            "cure."
-        )
+def _as_array(variable: Any) -> Any:
+    """The values as a NumPy array of a dtype that a file can hold."""
+    values = keras.ops.convert_to_numpy(variable)
+    # bfloat16 is none of NumPy's own, and float32 holds its values exactly.
+    return values.astype(np.float32) if values.dtype.kind == "V" else values
+
+
+def _digest(state: Mapping[str, Any]) -> str:
+    """SHA-256 of names, dtypes, shapes and values."""
+    digest = hashlib.sha256()
+    for name, values in sorted(state.items()):
+        digest.update(f"{name} {values.dtype.str} {values.shape}\n".encode())
+        digest.update(np.ascontiguousarray(values).data)
+    return digest.hexdigest()
+
+
+def _read_checkpoint(path: Path) -> dict[str, Any]:
+    with np.load(path, allow_pickle=False) as file:
+        saved = dict(file)
+    expected = str(saved.pop("sha256", "none"))
+    if (found := _digest(saved)) != expected:
+        raise ValueError(f"its SHA-256 is {found}, not {expected}")
+    return saved
+
+
+def _refuse_divergence(
+    epoch: int, loss: float, bad: Sequence[str], kept: Sequence[Path]
+) -> None:
+    if np.isfinite(loss) and not bad:
+        return
+    where = f", weights not finite: {', '.join(bad[:5])}" if bad else ""
+    last = f"The last finite state is {kept[-1]}. " if kept else ""
+    raise FloatingPointError(
+        f"The training diverged in epoch {epoch}: loss {loss}{where}. {last}A smaller "
+        "learning rate is the usual cure."
+    )
 
 
 class TensorBoardScalars(keras.callbacks.Callback):  # type: ignore[misc]

@@ -33,6 +33,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         _load_keras()
         result = command(options)
+        if options.json:
+            print(json.dumps(result))
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read the output, e.g. `head`, has enough of it. What is left
+        # in the buffer must not fail again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 1
     except KeyboardInterrupt:
         return _fail("interrupted; the same command goes on where it stopped")
     except Exception as error:
@@ -43,8 +51,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         kind = "" if expected else f"{type(error).__name__}: "
         return _fail(f"{kind}{error}")
-    if options.json:
-        print(json.dumps(result))
     return 1 if result.get("failed") else 0
 
 

@@ -40,6 +40,7 @@ from keras_tinyalex.datasets.tiny_imagenet import (
     read_split,
 )
 from keras_tinyalex.evaluation import Evaluation, evaluate
+from keras_tinyalex.files import one_writer, written_whole
 from keras_tinyalex.progress import Progress
 from keras_tinyalex.recipes import Recipe
 
@@ -48,6 +49,8 @@ if TYPE_CHECKING:
 
 # The part of the training images that is held out where a source has no val.
 DEFAULT_VALIDATION_SPLIT = 0.1
+# In the run folder, while a process trains there.
+LOCK = ".lock"
 
 
 @dataclass(frozen=True)
@@ -119,6 +122,8 @@ def train(
         FileNotFoundError: If `data` does not exist.
         ValueError: If an argument is out of its range, an image cannot be
             decoded, or `output` holds another run or other files.
+        OSError: If the disk is full, which leaves the checkpoints as they
+            are, or another process is training into `output`.
         FloatingPointError: If the loss or a weight is no longer finite; the
             last finite checkpoint stays.
 
@@ -132,12 +137,27 @@ def train(
     recipe = _adjusted(recipes.get(recipe), epochs, batch_size, dtype)
     if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
         raise ValueError(f"`seed` must be an integer >= 0. Received: seed={seed!r}")
-    train_data, val_data, words = _load(data, classes, validation_split, progress)
+    loaded = _load(data, classes, validation_split, progress)
     folder = Path(output) if output else _default_folder(recipe, data, seed)
-    config = _config(recipe, data, seed, validation_split, train_data, val_data)
-    if finished := _open_run_folder(folder, config, resume):
-        return finished
+    config = _config(recipe, data, seed, validation_split, *loaded[:2])
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"`output` must be a folder. Received: output={str(folder)!r}")
+    folder.mkdir(parents=True, exist_ok=True)
+    with one_writer(folder / LOCK, "output", folder):
+        finished = _open_run_folder(folder, config, resume)
+        return finished or _train(recipe, seed, folder, loaded, progress, started)
 
+
+def _train(
+    recipe: Recipe,
+    seed: int,
+    folder: Path,
+    loaded: tuple[LabelledArrays, LabelledArrays, dict[str, str]],
+    progress: bool,
+    started: float,
+) -> Run:
+    """Trains in the prepared run folder, from its newest checkpoint on."""
+    train_data, val_data, words = loaded
     model = _build(recipe, train_data, seed)
     batches = Batches(
         train_data,
@@ -200,9 +220,8 @@ def train(
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Writes a JSON file aside and moves it into place."""
-    aside = path.with_name(path.name + ".part")
-    aside.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    os.replace(aside, path)
+    with written_whole(path) as file:
+        file.write((json.dumps(content, indent=2) + "\n").encode())
 
 
 def _adjusted(
@@ -270,21 +289,21 @@ def _digest(data: LabelledArrays) -> str:
 def _open_run_folder(folder: Path, config: dict[str, Any], resume: bool) -> Run | None:
     """Prepares the folder; returns the run where it is already complete."""
     config_file = folder / "config.json"
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"`output` must be a folder. Received: output={str(folder)!r}")
-    if folder.exists() and any(folder.iterdir()):
+    if present := [path for path in folder.iterdir() if path.name != LOCK]:
         if not config_file.exists():
             raise ValueError(
                 "`output` must be a new or empty folder, or the folder of a run; "
                 f"this one holds other files. Received: output={str(folder)!r}"
             )
-        if not resume:
-            shutil.rmtree(folder)
-        else:
+        if resume:
             _check_same_run(config_file, config)
             if (folder / "metrics.json").exists():
                 return _read_run(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+        else:
+            # First what says that the run is complete, last whose folder it is.
+            order = {"metrics.json": 0, "config.json": 2}
+            for path in sorted(present, key=lambda path: order.get(path.name, 1)):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
     write_json(config_file, config)
     write_json(folder / "environment.json", _environment())
     return None

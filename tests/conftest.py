@@ -14,6 +14,10 @@ WNIDS = ("n01443537", "n01629819", "n01641577")
 COLOURS = ((250, 5, 5), (5, 250, 5), (5, 5, 250))
 
 
+def pytest_addoption(parser):
+    parser.addoption("--faults-json", help="file for the figures of -m faults")
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _own_keras_home(tmp_path_factory):
     """Keeps the sample data set out of the user's home."""

@@ -17,17 +17,18 @@ ROOT = Path(keras_tinyalex.__file__).parent
 # Which of our modules a module may import; callers stand above what they call.
 ALLOWED = {
     "cli": None,  # anything
-    "training": {"applications", "augmentation", "callbacks", "datasets",
-                 "evaluation", "progress", "recipes", "visualization"},
-    "callbacks": {"datasets", "progress"},
+    "training": {"applications", "augmentation", "callbacks", "datasets", "evaluation",
+                 "files", "progress", "recipes", "visualization"},
+    "callbacks": {"datasets", "files", "progress"},
     "export": {"applications"},
     "recipes": {"augmentation"},
     "evaluation": {"datasets"},
     "applications": {"layers", "datasets"},
-    "datasets": {"augmentation", "progress"},
+    "datasets": {"augmentation", "files", "progress"},
     "layers": set(),
     "augmentation": set(),
     "visualization": set(),
+    "files": set(),
     "progress": set(),
 }  # fmt: skip
 

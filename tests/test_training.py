@@ -157,7 +157,16 @@ def test_stopped_run_goes_on_as_if_it_had_not_been_stopped(quick, monkeypatch, r
         patch.setattr(Checkpoint, "on_epoch_end", stop_after_two)
         with pytest.raises(KeyboardInterrupt):
             quick("stopped", recipe=recipe)
-    resumed = quick("stopped", recipe=recipe)
+    begun = []
+    with monkeypatch.context() as patch:
+        begin = Checkpoint.on_epoch_begin
+        patch.setattr(
+            Checkpoint,
+            "on_epoch_begin",
+            lambda self, epoch, logs=None: (begun.append(epoch), begin(self, epoch)),
+        )
+        resumed = quick("stopped", recipe=recipe)
+    assert begun == [2]  # the same weights come from the start again, too
     assert (weights(resumed) == weights(whole)).all()
     assert resumed.history["loss"] == whole.history["loss"]
     assert resumed.history["epoch"] == [1, 2, 3]
@@ -169,7 +178,10 @@ def test_damaged_checkpoint_falls_back_to_the_one_before(quick):
     (folder / "metrics.json").unlink()
     last = folder / "checkpoints" / "epoch-003.npz"
     last.write_bytes(last.read_bytes()[:5000])
-    assert (weights(quick("damaged")) == weights(whole)).all()
+    with pytest.warns(UserWarning, match=r"epoch-003.npz is damaged") as warned:
+        assert (weights(quick("damaged")) == weights(whole)).all()
+    # epoch-002.npz was used
+    assert sum("is damaged" in str(warning.message) for warning in warned) == 1
 
 
 def test_finished_run_is_returned(quick):

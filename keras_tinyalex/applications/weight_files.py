@@ -17,7 +17,8 @@ _WEIGHTS_MEMBER = "model.weights.h5"
 _SAFETENSORS_FLOATS = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 # Whole numbers and flags: known so that the error can name them.
 _SAFETENSORS_OTHERS = ("I64", "I32", "I16", "I8", "U64", "U32", "U16", "U8", "BOOL")
-_SAFETENSORS_HEADER_LIMIT = 100_000_000
+# Of JSON, which takes ten times its size in memory; ours has 2 KB.
+_SAFETENSORS_HEADER_LIMIT = 1 << 20
 _FORMATS = "`.keras`, `.h5`, `.weights.h5` or `.safetensors`"
 
 
@@ -59,7 +60,7 @@ def open_weights(path: Path, order: dict[str, list[str]]) -> Iterator[dict[str, 
     with contextlib.ExitStack() as stack:
         try:
             arrays = _open(path, order, stack)
-        except (OSError, zipfile.BadZipFile, KeyError, ValueError) as error:
+        except Exception as error:  # h5py and zipfile raise all kinds here
             raise ValueError(f"Cannot read weights from {path}: {error}") from error
         yield arrays
 
@@ -71,6 +72,8 @@ def _open(
         return _safetensors(stack.enter_context(path.open("rb")))
     if path.suffix == ".keras":
         archive = stack.enter_context(zipfile.ZipFile(path))
+        if archive.getinfo(_WEIGHTS_MEMBER).compress_type != zipfile.ZIP_STORED:
+            raise ValueError(f"{_WEIGHTS_MEMBER} is packed; Keras stores it as it is")
         member = stack.enter_context(archive.open(_WEIGHTS_MEMBER))
         return _keras_layout(stack.enter_context(h5py.File(member, "r")), order)
     if path.suffix == ".h5":
@@ -88,9 +91,32 @@ def _children(group: h5py.Group) -> Iterator[tuple[str, h5py.Group | h5py.Datase
         if not isinstance(link, h5py.HardLink):
             raise ValueError(f"{group.name}/{key} is a link ({type(link).__name__})")
         child = group[key]
-        if isinstance(child, h5py.Dataset) and (child.external or child.is_virtual):
-            raise ValueError(f"{child.name} keeps its data outside the file")
+        if isinstance(child, h5py.Dataset):
+            _require_plain(child)
         yield key, child
+
+
+def _require_plain(dataset: h5py.Dataset) -> None:
+    """Refuses values that are outside the file, in none, or may swell."""
+    if dataset.external or dataset.is_virtual:
+        raise ValueError(f"{dataset.name} keeps its data outside the file")
+    # A few bytes can unpack to gigabytes, whatever the header says. Keras
+    # neither packs arrays nor splits them.
+    if dataset.chunks is not None:
+        raise ValueError(f"{dataset.name} is packed or split into chunks")
+    if dataset.id.get_storage_size() < dataset.nbytes:
+        raise ValueError(f"{dataset.name} claims {dataset.nbytes:,} bytes; fewer exist")
+
+
+def _layer_name(variables: h5py.Group, key: str) -> str:
+    """The layer that a group `vars` says it belongs to."""
+    if "name" not in variables.attrs:
+        return key
+    # Not an array of strings, which could all be the same large one.
+    if variables.attrs.get_id("name").shape != ():
+        raise ValueError(f"the attribute name of {variables.name} is not a text")
+    name = variables.attrs["name"]
+    return name.decode() if isinstance(name, bytes) else str(name)
 
 
 def _h5_array(dataset: h5py.Dataset) -> Array:
@@ -120,7 +146,7 @@ def _keras_layout(file: h5py.File, order: dict[str, list[str]]) -> dict[str, Arr
         variables = dict(_children(layer)).get("vars") if _is_group(layer) else None
         if variables is None or not _is_group(variables):
             continue
-        layer_name = _text(variables.attrs.get("name", key))
+        layer_name = _layer_name(variables, key)
         names = order.get(layer_name, [])
         for number, dataset in _children(variables):
             known = number.isdecimal() and int(number) < len(names)
@@ -149,10 +175,6 @@ def _legacy_layout(file: h5py.File) -> dict[str, Array]:
 
 def _is_group(item: Any) -> bool:
     return isinstance(item, h5py.Group)
-
-
-def _text(value: Any) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value)
 
 
 def _add(arrays: dict[str, Array], name: str, dataset: Any) -> None:

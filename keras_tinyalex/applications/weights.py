@@ -183,7 +183,12 @@ def load_weights_into(
                 f"{'; '.join(problems)}. Make the model with the arguments that the "
                 "file was made with. The model is unchanged."
             )
-        values = {name: arrays[name].read() for name in variables}
+        try:
+            values = {name: arrays[name].read() for name in variables}
+        except Exception as error:  # as in `open_weights`
+            raise ValueError(
+                f"Cannot read weights from {path}: {error}. The model is unchanged."
+            ) from error
     bad = [name for name, value in values.items() if not np.isfinite(value).all()]
     if bad:
         raise ValueError(
@@ -191,7 +196,7 @@ def load_weights_into(
             "hold NaN or infinite values. The model is unchanged."
         )
     for name, variable in variables.items():
-        variable.assign(values[name])
+        variable.assign(values.pop(name))
 
 
 def _leave_out_top(
@@ -265,6 +270,7 @@ def save_model(
     Raises:
         ValueError: If `path` ends otherwise, or if `class_names` is not a
             sequence of strings, or too long for `.h5` (64 KB).
+        OSError: If the file cannot be written, as on a full disk.
 
     Examples:
         >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
@@ -300,6 +306,12 @@ def save_model(
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:  # h5py raises both on a full disk
+        reason = getattr(error, "strerror", None) or error
+        raise OSError(
+            f"Cannot save the model to {path}: {reason}. Make room, or see to it that "
+            "the folder can be written. A file that was there is as it was"
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)
 

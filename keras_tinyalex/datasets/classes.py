@@ -137,9 +137,11 @@ def _parse_text(text: str, index: _NameIndex) -> int | Path | list[str]:
         pass
     if index.candidates(text):
         return [text]
-    path = Path(text).expanduser()
+    # `os.path` raises nothing where a list of classes makes no path.
+    path = Path(os.path.expanduser(text))  # noqa: PTH111
+    exists = os.path.exists(path)  # noqa: PTH110
     # A path that does not exist is told as such, not as an unknown class.
-    if text and (path.exists() or path.suffix in (".txt", ".tsv") or os.sep in text):
+    if text and (exists or path.suffix in (".txt", ".tsv") or os.sep in text):
         return path
     return [item for item in text.split(",") if item.strip()]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import http.client
 import json
@@ -9,6 +11,7 @@ import os
 import shutil
 import ssl
 import stat
+import struct
 import time
 import urllib.error
 import urllib.parse
@@ -34,6 +37,7 @@ TIMEOUT = 30.0  # seconds without a byte
 RETRY_PAUSE = 1.0  # seconds, doubled after each attempt
 CHUNK = 1 << 20
 MAX_EXTRACTED = 4 << 30  # bytes; the official archive has 0.25 GB
+MAX_RATIO = 100  # of extracted bytes to the archive's; images hardly shrink
 DISK_BLOCK = 4096  # a small file takes at least this
 
 
@@ -70,7 +74,8 @@ def download(
     Raises:
         ValueError: If an argument is wrong, or the archive is not safe to
             extract (paths that leave the folder, links, duplicate or
-            overlapping members, more than 4 GiB).
+            overlapping members, a wrong count of them, more than 4 GiB or
+            100 times the archive).
         OSError: If the download fails (after a few attempts), is not what
             was expected, or the disk is too full. The message names the URL.
 
@@ -84,19 +89,20 @@ def download(
     """
     sha256 = _check_arguments(url, sha256)
     cache = _cache_folder(cache_dir)
-    folder = cache / FOLDER
-    if _is_complete(folder, url, sha256):
+    folder, staging = cache / FOLDER, cache / f"{FOLDER}.extracting"
+    if _is_complete(folder, url, sha256) and not staging.exists():
         return folder
     cache.mkdir(parents=True, exist_ok=True)
     from filelock import FileLock
 
-    with FileLock(cache / f"{FOLDER}.lock"):
+    with FileLock(cache / f"{FOLDER}.lock"), _full_disk_told(cache):
         # Another process may have done the work while this one waited.
         if not _is_complete(folder, url, sha256):
             archive = cache / f"{FOLDER}.zip"
             if sha256 is None or not archive.is_file() or _digest(archive) != sha256:
                 _fetch(url, sha256, archive)
-            _extract(archive, folder, {"url": url, "sha256": sha256})
+            _extract(archive, folder, staging, {"url": url, "sha256": sha256})
+        shutil.rmtree(staging, ignore_errors=True)  # left by a killed run
     return folder
 
 
@@ -203,8 +209,8 @@ def _fetch_part(url: str, part: Path, verified: bool) -> None:
     try:
         with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
             start = _check_response(response, url, start, verified)
-            length = response.headers.get("Content-Length")
-            total = start + int(length) if length else None
+            length = response.headers.get("Content-Length", "")
+            total = start + int(length) if length.isdecimal() else None
             _require_space(part.parent, (total or start) - start, "the archive")
             with part.open("r+b" if start else "wb") as file:
                 file.seek(start)
@@ -287,12 +293,28 @@ def _require_space(folder: Path, needed: int, what: str) -> None:
         )
 
 
+@contextlib.contextmanager
+def _full_disk_told(folder: Path) -> Iterator[None]:
+    """Says which disk, where it becomes full in spite of `_require_space`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        raise OSError(
+            errno.ENOSPC,
+            f"The disk of {folder} became full. Make room and try again: what was "
+            "downloaded is kept. Or pass another `cache_dir`",
+        ) from error
+
+
 # -------------------------------------------------------------- extraction
 
 
-def _extract(archive: Path, folder: Path, origin: dict[str, str | None]) -> None:
+def _extract(
+    archive: Path, folder: Path, staging: Path, origin: dict[str, str | None]
+) -> None:
     """Extracts the archive's one folder to `folder`, whole or not at all."""
-    staging = folder.with_name(f"{FOLDER}.extracting")
     shutil.rmtree(staging, ignore_errors=True)  # left by a killed run
     try:
         with zipfile.ZipFile(archive) as zip_file:
@@ -338,11 +360,27 @@ def _write_members(
 def _check_members(members: Sequence[zipfile.ZipInfo], end: int, archive: Path) -> None:
     """Refuses the whole archive if any member could do harm."""
     problem = next(_find_problems(members, end), None)
+    declared = _declared_members(archive)
+    # The number may be stored modulo 65,536, as older programs do.
+    if not problem and (len(members) - declared) % (1 << 16):
+        problem = f"it holds {len(members):,} members, but declares {declared:,}"
     if problem:
         raise ValueError(
             f"The archive {archive} is not safe to extract: {problem}. Nothing was "
             "extracted; get the archive from its official address."
         )
+
+
+def _declared_members(archive: Path) -> int:
+    """The number of members in the archive's end record; zipfile ignores it."""
+    with archive.open("rb") as file:
+        file.seek(max(0, _size(archive) - (1 << 16) - 22))
+        tail = file.read()
+    count: int = struct.unpack_from("<H", tail, tail.rfind(b"PK\5\6") + 10)[0]
+    zip64 = tail.rfind(b"PK\6\6")
+    if count == 0xFFFF and zip64 >= 0:
+        (count,) = struct.unpack_from("<Q", tail, zip64 + 32)
+    return count
 
 
 def _find_problems(members: Sequence[zipfile.ZipInfo], end: int) -> Iterator[str]:
@@ -371,6 +409,8 @@ def _find_problems(members: Sequence[zipfile.ZipInfo], end: int) -> Iterator[str
     size = sum(member.file_size for member in members)
     if size > MAX_EXTRACTED:
         yield f"it would take {size:,} bytes, more than {MAX_EXTRACTED:,}"
+    if size > MAX_RATIO * end:
+        yield f"it would take {size:,} bytes, {size / end:,.0f} times as many as it has"
     ordered = sorted(members, key=lambda member: member.header_offset)
     following = [member.header_offset for member in ordered[1:]] + [end]
     for member, limit in zip(ordered, following, strict=True):

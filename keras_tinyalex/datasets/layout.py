@@ -177,7 +177,7 @@ def open_source(source: str | os.PathLike[str]) -> Source:
         from keras_tinyalex.datasets.sample import sample_path
 
         source = sample_path()
-    location = Path(source).expanduser()
+    location = Path(os.path.expanduser(source))  # noqa: PTH111, it never fails
     if not location.exists():
         raise FileNotFoundError(
             "`source` must be an existing folder or zip file, or 'sample'. "
@@ -201,7 +201,7 @@ def open_source(source: str | os.PathLike[str]) -> Source:
         for split, folder in folders.items()
     }
     if kind == "official":
-        images["val"] = _annotated(tree, root)
+        images["val"] = _annotated(tree, root, {i.class_name for i in images["train"]})
     if not images["train"]:
         raise ValueError(
             "`source` must hold images in class folders, e.g. "
@@ -269,7 +269,7 @@ def _class_folders(tree: _Tree, prefix: str, location: Path) -> list[LabelledIma
     return found
 
 
-def _annotated(tree: _Tree, root: str) -> list[LabelledImage]:
+def _annotated(tree: _Tree, root: str, classes: set[str]) -> list[LabelledImage]:
     """Images of `val/images/` labelled by `val/val_annotations.txt`."""
     annotations = f"{root}val/val_annotations.txt"
     folder = f"{root}val/images/"
@@ -278,7 +278,13 @@ def _annotated(tree: _Tree, root: str) -> list[LabelledImage]:
         for name in tree.names
         if name.startswith(folder) and _is_image(name)
     }
-    text = tree.read(annotations).decode("utf-8-sig")
+    try:
+        text = tree.read(annotations).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{annotations} is not UTF-8 text ({error}); restore that file from the "
+            "official archive."
+        ) from None
     labels: dict[str, str] = {}
     problems = []
     for number, line in enumerate(text.splitlines(), start=1):
@@ -294,7 +300,9 @@ def _annotated(tree: _Tree, root: str) -> list[LabelledImage]:
         elif fields[0] not in present:
             problems.append(f"line {number}: {fields[0]!r} is not in val/images")
         else:
-            labels[fields[0]] = fields[1].strip()
+            labels[fields[0]] = class_name = fields[1].strip()
+            if class_name not in classes:
+                problems.append(f"line {number}: no train images of {class_name!r}")
     problems += [f"{n!r} has no line" for n in sorted(present - labels.keys())]
     if problems:
         raise ValueError(_list_problems(f"{annotations} has", problems))
@@ -333,13 +341,15 @@ def _list_problems(subject: str, problems: Sequence[str], limit: int = 20) -> st
 def _read_words(tree: _Tree, root: str) -> dict[str, str]:
     """Readable names: words.txt of an official, manifest.json of ours."""
     if f"{root}words.txt" in tree.names:
-        lines = tree.read(f"{root}words.txt").decode("utf-8").splitlines()
+        text = tree.read(f"{root}words.txt").decode("utf-8", errors="replace")
+        lines = text.splitlines()
         pairs = (line.partition("\t") for line in lines)
         return {class_name: text.strip() for class_name, _, text in pairs}
     if f"{root}manifest.json" in tree.names:
         try:
             manifest = json.loads(tree.read(f"{root}manifest.json"))
-            return dict(manifest.get("words", {}))
-        except (ValueError, AttributeError, TypeError):
+            words = manifest.get("words", {}).items()
+            return {name: text for name, text in words if isinstance(text, str)}
+        except (ValueError, AttributeError, RecursionError):
             return {}  # somebody else's manifest.json
     return {}

@@ -39,6 +39,8 @@ Classes = int | str | os.PathLike[str] | Sequence[str] | None
 # What Pillow may try: a format outside this list is reported, not loaded.
 IMAGE_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP")
 IMAGE_SIZE = (64, 64)
+# A picture of more pixels is refused before memory is taken for it.
+MAX_PIXELS = 1 << 26
 
 
 def class_names(
@@ -412,7 +414,8 @@ def decode_image(
         uint8 array `(height, width, 3)`.
 
     Raises:
-        ValueError: If the data are empty, damaged or of another format.
+        ValueError: If the data are empty, damaged, of another format, or
+            claim more than 67 million pixels.
     """
     from PIL import Image, UnidentifiedImageError
 
@@ -420,6 +423,8 @@ def decode_image(
         raise ValueError("the file is empty")
     try:
         with Image.open(io.BytesIO(data), formats=IMAGE_FORMATS) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise ValueError(f"it claims {image.width} x {image.height} pixels")
             if image.mode.startswith("I"):  # 16 bits a pixel: keep the upper 8
                 high = (np.asarray(image, np.int64) >> 8).clip(0, 255)
                 rgb = Image.fromarray(high.astype(np.uint8)).convert("RGB")
@@ -427,7 +432,7 @@ def decode_image(
                 rgb = image.convert("RGB")
     except UnidentifiedImageError:
         raise ValueError(f"not a {', '.join(IMAGE_FORMATS)} image") from None
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+    except Exception as error:  # Pillow's decoders raise all kinds on bad data
         raise ValueError(f"damaged image: {error}") from error
     if image_size is not None and rgb.size != image_size[::-1]:
         rgb = rgb.resize(image_size[::-1], Image.Resampling.BILINEAR)
@@ -448,7 +453,8 @@ def find_bad_images(
     """Decodes every image of a source wholly and reports the bad ones.
 
     A file whose content is of another format than its suffix says, e.g. a
-    GIF named `.JPEG`, is reported too, though it would load.
+    GIF named `.JPEG`, is reported too, though it would load; so is a JPEG
+    that lacks no more than its end.
 
     Args:
         source: See `load_data`.
@@ -464,7 +470,7 @@ def find_bad_images(
         try:
             data = opened.read(image)
             decode_image(data, image_size=None)
-            _check_suffix(image.name, data)
+            _check_whole(image.name, data)
         except (ValueError, OSError) as error:
             return opened.describe(image), str(error)
         return None
@@ -481,7 +487,8 @@ def find_bad_images(
     return len(found), problems
 
 
-def _check_suffix(name: str, data: bytes) -> None:
+def _check_whole(name: str, data: bytes) -> None:
+    """Refuses what decodes and is yet not the file that its name says."""
     from PIL import Image
 
     suffix = Path(name).suffix.lower()
@@ -489,6 +496,9 @@ def _check_suffix(name: str, data: bytes) -> None:
     with Image.open(io.BytesIO(data), formats=IMAGE_FORMATS) as image:
         if image.format != expected:
             raise ValueError(f"a {image.format} image with the suffix {suffix}")
+        # Of a last scan without an end marker, decoders make up the rest.
+        if image.format == "JPEG" and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda"):
+            raise ValueError("damaged image: it has no end marker")
 
 
 def _selected(source: Source, classes: Classes) -> tuple[str, ...]:

@@ -143,3 +143,14 @@ def test_a_long_list_is_cut_in_the_message():
     with pytest.raises(ValueError, match="unknown 0'") as refusal:
         select_classes(WNIDS, [f"unknown {index}" for index in range(10_000)])
     assert len(str(refusal.value)) < 500
+
+
+def test_a_list_too_long_for_a_path():
+    # 40 wnids of 9 letters with commas: 399 letters, and a file name has 255
+    chosen = sorted(TINY_IMAGENET_WORDS)[:40]
+    assert select_classes(TINY_IMAGENET_WORDS, ",".join(chosen)) == tuple(chosen)
+
+
+def test_the_home_of_nobody_is_an_unknown_name():
+    with pytest.raises(ValueError, match=r"Received: classes='~nobody-here'"):
+        select_classes(TINY_IMAGENET_WORDS, "~nobody-here")

@@ -11,15 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from keras_tinyalex.datasets import publish
 from keras_tinyalex.datasets.layout import open_source
-from keras_tinyalex.datasets.restructure import (
-    MODES,
-    Move,
-    RestructureReport,
-    apply_moves,
-    plan_moves,
-    restructure,
-)
+from keras_tinyalex.datasets.plan import Move, plan_moves
+from keras_tinyalex.datasets.publish import apply_moves
+from keras_tinyalex.datasets.restructure import MODES, RestructureReport, restructure
 
 GOLDFISH, BULLFROG = WNIDS = ("n01443537", "n01641577")
 
@@ -424,7 +420,7 @@ def test_a_failed_write_leaves_nothing(source, target, monkeypatch):
     def full(*arguments, **options):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setitem(restructure.__globals__, "_write_file", full)
+    monkeypatch.setattr(publish, "_write_file", full)
     with pytest.raises(OSError, match="No space left"):
         quiet(source, target)
     assert [path.name for path in target.parent.iterdir()] == ["source"]

@@ -1,0 +1,81 @@
+"""The file that says what a restructured data set holds."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from keras_tinyalex.datasets.plan import SPLIT_FOLDERS
+from keras_tinyalex.files import written_whole
+
+MANIFEST = "manifest.json"
+FORMAT = "keras_tinyalex restructured data set"
+FORMAT_VERSION = 1
+_FIELDS = {"source": str, "mode": str, "class_names": list, "files": list}
+_FILE_FIELDS = {"path": str, "size": int, "sha256": str}
+
+
+def find_difference(manifest: Mapping[str, Any], target: Path) -> str:
+    """Returns how the files differ from the manifest, "" if not at all."""
+    listed = {file["path"]: file["size"] for file in manifest["files"]}
+    present = dict(_scan(target))
+    for path in sorted(listed.keys() | present.keys()):
+        if path not in present:
+            return f"{path} is missing"
+        if path not in listed:
+            return f"{path} is not in its {MANIFEST}"
+        if listed[path] != present[path]:
+            return f"{path} has {present[path]} bytes instead of {listed[path]}"
+    return ""
+
+
+def _scan(target: Path) -> Iterator[tuple[str, int | None]]:
+    """Yields relative paths and sizes; no size for a broken link."""
+    for split in SPLIT_FOLDERS.values():
+        if not (target / split).is_dir():
+            continue
+        for folder in (target / split).iterdir():
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    path = f"{split}/{folder.name}/{entry.name}"
+                    try:
+                        yield path, entry.stat().st_size
+                    except FileNotFoundError:
+                        yield path, None
+
+
+def read_manifest(folder: Path) -> dict[str, Any] | None:
+    """Returns the manifest if `restructure` made this folder, else None."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError, ValueError, RecursionError):
+        return None
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        return None
+    if manifest.get("format_version") != FORMAT_VERSION:
+        raise ValueError(
+            f"{folder / MANIFEST} was written by another version of keras_tinyalex. "
+            "Pass another `destination`, or remove that folder."
+        )
+    whole = _has(manifest, _FIELDS) and "classes" in manifest
+    return manifest if whole and _are_files(manifest["files"]) else None
+
+
+def _has(value: Any, fields: Mapping[str, type]) -> bool:
+    return isinstance(value, dict) and all(
+        isinstance(value.get(name), kind) for name, kind in fields.items()
+    )
+
+
+def _are_files(values: list[Any]) -> bool:
+    return all(_has(value, _FILE_FIELDS) for value in values)
+
+
+def write_json(path: Path, content: object, sync: bool = False) -> None:
+    """Writes a JSON file aside and moves it into place."""
+    text = json.dumps(content, indent=1)
+    with written_whole(path, sync) as file:
+        file.write(text.encode())

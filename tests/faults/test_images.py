@@ -1,0 +1,231 @@
+"""1,000 seeded corruptions among 1,000 good images: recall and false alarms."""
+
+import io
+import os
+import random
+import struct
+import zlib
+from collections import Counter
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from keras_tinyalex.datasets.tiny_imagenet import (
+    decode_image,
+    find_bad_images,
+    load_data,
+)
+
+pytestmark = pytest.mark.faults
+
+MODES = ("RGB", "RGB", "RGB", "L", "CMYK")
+
+
+def encoded(pixels, mode="RGB", form="JPEG", **options):
+    file = io.BytesIO()
+    Image.fromarray(pixels).convert(mode).save(file, form, **options)
+    return file.getvalue()
+
+
+def picture(seed, mode=None):
+    """A JPEG of 64x64 pixels: colour ramps and noise."""
+    generator = np.random.default_rng(seed)
+    ramp = np.linspace(0, 255, 64)[:, None, None] * generator.random(3)
+    pixels = (ramp + generator.integers(0, 40, (64, 64, 3))).clip(0, 255)
+    mode = mode or MODES[seed % len(MODES)]
+    quality = int(generator.integers(60, 96))
+    return encoded(pixels.astype("uint8"), mode, quality=quality)
+
+
+def other_format(form):
+    def make(data, chosen):
+        pixels = np.full((64, 64, 3), chosen.randrange(256), "uint8")
+        return encoded(pixels, form=form)
+
+    return make
+
+
+def sixteen_bit(data, chosen):
+    grey = np.full((64, 64), chosen.randrange(1 << 16), "uint16")
+    file = io.BytesIO()
+    Image.fromarray(grey).save(file, "PNG")
+    return file.getvalue()
+
+
+def header_of(data):
+    """Bytes before the first scan's data."""
+    at = data.index(b"\xff\xda")
+    return at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+
+
+def flip_in_scan(data, chosen):
+    at = chosen.randrange(header_of(data), len(data) - 2)
+    return data[:at] + bytes([data[at] ^ 1 << chosen.randrange(8)]) + data[at + 1 :]
+
+
+def bad_marker(data, chosen):
+    at = data.index(b"\xff\xda")  # start of scan
+    return data[:at] + b"\xff\x00" + data[at + 2 :]
+
+
+def cut_between(first, last):
+    """Cuts at a random byte; both are functions of the data."""
+    return lambda data, chosen: data[: chosen.randrange(first(data), last(data))]
+
+
+# Kinds of which every single one is to be found, and how it is made.
+DAMAGES = {
+    "zero bytes": lambda data, chosen: b"",
+    "text": lambda data, chosen: b"no picture %d\n" % chosen.randrange(999),
+    "HTML page": lambda data, chosen: b"<html>404 %d" % chosen.randrange(999),
+    "noise": lambda data, chosen: chosen.randbytes(len(data)),
+    "zeros": lambda data, chosen: bytes(len(data)),
+    "cut in the header": cut_between(lambda data: 1, header_of),
+    "cut in the picture": cut_between(header_of, lambda data: len(data) - 2),
+    "cut at the end marker": lambda data, chosen: data[:-2],
+    "first bytes lost": lambda data, chosen: data[chosen.randrange(1, 20) :],
+    "second half zeroed": lambda data, chosen: (
+        data[: len(data) // 2] + bytes(len(data) // 2)
+    ),
+    "bad marker": bad_marker,
+    "GIF named .JPEG": other_format("GIF"),
+    "WebP named .JPEG": other_format("WEBP"),
+    "PNG named .JPEG": other_format("PNG"),
+    "BMP named .JPEG": other_format("BMP"),
+    "16-bit PNG named .JPEG": sixteen_bit,
+    "TIFF named .JPEG": other_format("TIFF"),
+}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """A folder with 1,000 damaged files of each kind in turn, and 1,000 good."""
+    root = tmp_path_factory.mktemp("images")
+    chosen = random.Random(0)
+    kinds = {}
+    for name in ("good", "bad"):
+        (root / name).mkdir()
+    for number in range(1000):
+        data = picture(number)
+        (root / "good" / f"{number}.JPEG").write_bytes(data)
+        kind = list(DAMAGES)[number % len(DAMAGES)]
+        path = root / "bad" / f"{number}.JPEG"
+        path.write_bytes(DAMAGES[kind](data, chosen))
+        kinds[str(path)] = kind
+    return root, kinds
+
+
+def test_recall_and_false_alarms(folders, figure):
+    root, kinds = folders
+    count, problems = find_bad_images(root)
+    assert count == 2000
+    told = {path for path, _ in problems}
+    false = [path for path in told if "/good/" in path]
+    missed = Counter(kinds[path] for path in kinds if path not in told)
+    assert not false
+    assert not missed
+    figure(
+        "images",
+        f"1,000 seeded corruptions of {len(DAMAGES)} kinds, 1,000 good",
+        f"recall {len(told)}/1000, false alarms {len(false)}/1000",
+    )
+
+
+def test_flipped_bits_of_the_pixels(tmp_path, figure):
+    """What no decoder can tell is measured, not promised."""
+    (tmp_path / "class").mkdir()
+    chosen = random.Random(0)
+    for number in range(1000):
+        data = flip_in_scan(picture(number), chosen)
+        (tmp_path / "class" / f"{number}.JPEG").write_bytes(data)
+    _, problems = find_bad_images(tmp_path)
+    assert len(problems) < 1000  # else this would be worth a promise
+    result = f"{len(problems)}/1000 found: a JPEG has no checksum"
+    figure("images", "1 flipped bit in the pixels of 1,000 (not promised)", result)
+
+
+def test_loading_names_every_bad_file(folders):
+    root, kinds = folders
+    decodes = ("named .JPEG", "end marker", "half zeroed")
+    bad = {p for p, kind in kinds.items() if not any(k in kind for k in decodes)}
+    bad |= {p for p, kind in kinds.items() if kind == "TIFF named .JPEG"}
+    with pytest.raises(ValueError, match=r"of 2000 train images cannot be") as refusal:
+        load_data(root)
+    count, *lines = str(refusal.value).splitlines()
+    assert int(count.split()[0]) >= len(bad)
+    assert len(lines) == 20
+    assert {line.strip().partition(": ")[0] for line in lines} <= set(kinds)
+
+
+def test_any_bytes_give_a_picture_or_a_value_error(figure):
+    """Random edits of files of all formats."""
+    chosen = random.Random(0)
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype("uint8")
+    files = [
+        encoded(pixels, form=form) for form in ("JPEG", "PNG", "BMP", "GIF", "WEBP")
+    ]
+    files.append(encoded(pixels, mode="P", form="PNG"))
+    refused = 0
+    for number in range(5000):
+        data = bytearray(files[number % len(files)])
+        for _ in range(chosen.choice((1, 4, 16))):
+            data[chosen.randrange(min(len(data), 2000))] = chosen.randrange(256)
+        try:
+            image = decode_image(bytes(data))
+        except ValueError:
+            refused += 1
+        else:
+            assert image.shape == (64, 64, 3)
+            assert image.dtype == np.uint8
+    result = f"5,000 files: {refused} ValueErrors, no other error"
+    figure("images", "random edits of 5 formats", result)
+
+
+def bomb(width, height):
+    """A PNG of few bytes that claims so many pixels."""
+
+    def chunk(kind, body):
+        check = struct.pack(">I", zlib.crc32(kind + body))
+        return struct.pack(">I", len(body)) + kind + body + check
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    rows = zlib.compress(bytes(1 << 20))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows)
+
+
+def test_a_picture_bomb_takes_no_memory(tmp_path, peak_memory, figure):
+    path = tmp_path / "bomb.png"
+    path.write_bytes(bomb(13_000, 6_500))
+    code = (
+        "try:\n    decode_image(data)\n"
+        "except ValueError as error:\n    assert 'claims 13000 x 6500' in str(error)\n"
+        "else:\n    raise SystemExit('accepted')\n"
+    )
+    grown = peak_memory(
+        "from keras_tinyalex.datasets.tiny_imagenet import decode_image\n"
+        f"data = open({os.fspath(path)!r}, 'rb').read()\n"
+        f"from PIL import Image\nImage.open({os.fspath(path)!r})",
+        code,
+    )
+    assert grown < 4 << 20
+    result = f"refused, {grown / 2**20:.1f} MB of memory"
+    figure(
+        "images", f"a PNG of {path.stat().st_size:,} bytes, 84 million pixels", result
+    )
+
+
+@pytest.mark.parametrize("mode", ["L", "CMYK", "RGB"])
+def test_real_pixels_of_other_modes(mode, figure):
+    """A grey value survives every way of storing it, within JPEG's rounding."""
+    grey = np.broadcast_to(np.arange(64, 192, 2)[:, None, None], (64, 64, 3))
+    image = decode_image(encoded(grey.astype("uint8"), mode, quality=100))
+    worst = int(np.abs(image.astype(int) - grey).max())
+    assert worst <= 2
+    figure("images", f"{mode} to RGB", f"pixels within {worst} of 255")
+
+
+def test_false_alarms_on_the_real_images(real_zip, figure):
+    count, problems = find_bad_images(real_zip)
+    assert problems == []
+    figure("images", "false alarms on Tiny ImageNet", f"0 of {count:,} images")
