@@ -151,10 +151,15 @@ def _state_variables(model: Any) -> dict[str, Any]:
     """All variables of the model and its optimizer, by a stable name."""
     metrics = {id(v) for metric in model.metrics for v in metric.variables}
     variables = [v for v in model.variables if id(v) not in metrics]
-    named = {f"model/{i}/{v.path}": v for i, v in enumerate(variables)}
+    named = {f"model/{i}/{_stable(v.path)}": v for i, v in enumerate(variables)}
     for i, variable in enumerate(model.optimizer.variables):
-        named[f"optimizer/{i}/{variable.path}"] = variable
+        named[f"optimizer/{i}/{variable.name}"] = variable
     return named
+
+
+def _stable(path: str) -> str:
+    """Leaves out the number that Keras gives the n-th seed of a process."""
+    return path.rpartition("/")[2] if path.startswith("seed_generator") else path
 
 
 def _check_finite(epoch: int, loss: float, state: Mapping[str, Any]) -> None:
