@@ -137,6 +137,8 @@ SLOW = pytest.mark.slow
 )
 def test_killed_before_any_write(start, trained, monkeypatch, tuner, every):
     """After a kill before the n-th rename, for every n, the search ends the same."""
+    if tuner == "bayesian":
+        pytest.importorskip("sklearn")
     arguments = {"tuner": tuner, "space": "optimizer"}
     arguments["max_trials"] = None if tuner == "hyperband" else 5
     real, counted, stop_at = os.replace, 0, None
@@ -165,6 +167,7 @@ def test_killed_before_any_write(start, trained, monkeypatch, tuner, every):
 
 
 def test_stopped_bayesian_search_tries_the_same(start, trained):
+    pytest.importorskip("sklearn")
     names = ("trial", "val_accuracy", "learning_rate", "momentum")
     arguments = {"tuner": "bayesian", "space": "optimizer"}
     whole = start("whole", max_trials=5, **arguments)
@@ -350,6 +353,7 @@ def test_wrong_arguments(start, tmp_path, arguments, message):
 
 
 def test_plot_of_a_search(start, trained):
+    pytest.importorskip("sklearn")
     found = start(max_trials=9)
     course, parallel, importance = plot_search(found.path).axes
     scores = [trial["val_accuracy"] for trial in found.trials]
@@ -377,6 +381,7 @@ def test_plot_of_nothing():
 
 
 def test_importance_finds_what_matters():
+    pytest.importorskip("sklearn")
     generator = np.random.default_rng(0)
     rows = [
         {
