@@ -1,7 +1,9 @@
 """AlexNet-inspired networks for Tiny ImageNet in Keras 3."""
 
+import importlib
 import sys
 from pathlib import Path
+from typing import Any
 
 __version__ = "0.1.0"
 
@@ -21,6 +23,7 @@ __all__ = [
     "preprocess_input",
     "recipes",
     "train",
+    "tuning",
     "visualization",
     "weights_path",
 ]
@@ -42,3 +45,10 @@ if Path(*sys.argv[:1]).name not in ("keras-tinyalex", "keras-tinyalex.exe"):
     from keras_tinyalex.layers import LocalResponseNormalization
     from keras_tinyalex.recipes import Recipe
     from keras_tinyalex.training import Run, train
+
+
+def __getattr__(name: str) -> Any:
+    # KerasTuner takes seconds to load: only when somebody tunes.
+    if name == "tuning":
+        return importlib.import_module("keras_tinyalex.tuning")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

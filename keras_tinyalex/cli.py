@@ -220,6 +220,50 @@ def _export(options: argparse.Namespace) -> Result:
     return result.as_dict()
 
 
+def _tune(options: argparse.Namespace) -> Result:
+    from keras_tinyalex.datasets.layout import open_source
+    from keras_tinyalex.tuning import retrain, search
+
+    classes = options.classes
+    if classes is None:
+        classes = min(20, len(open_source(options.data).class_names))
+    found = search(
+        options.data,
+        options.space,
+        options.tuner,
+        classes=classes,
+        recipe=options.recipe,
+        epochs=options.epochs,
+        max_trials=options.max_trials,
+        seed=options.seed,
+        output=options.output,
+        keep=options.keep,
+        chief=options.chief,
+        worker=options.worker,
+        oracle=options.oracle,
+        deadline=options.deadline,
+    )
+    completed = found.ranking
+    _say(f"{len(completed)} of {len(found.trials)} trials completed: {found.path}")
+    result: Result = {
+        "search": str(found.path),
+        "trials": len(found.trials),
+        "completed": len(completed),
+        "best": completed[0] if completed else None,
+        "recipe": str(found.path / "best.json") if found.best else None,
+    }
+    if found.best:
+        _say(f"{found.best.description}\ntrain --recipe {result['recipe']}")
+    if options.retrain and options.worker is None:
+        result["retrained"] = retrain(
+            found.path,
+            best=options.retrain,
+            seeds=options.retrain_seeds,
+            epochs=options.retrain_epochs,
+        )
+    return result
+
+
 def _weights(options: argparse.Namespace) -> Result:
     from keras_tinyalex.applications import list_weights, model_card, weights_path
 
@@ -279,7 +323,8 @@ def _parser() -> argparse.ArgumentParser:
 
     command = _command(commands, "train", _train, "train AlexNetMini by a recipe")
     command.add_argument("--data", default="sample", help=f"{source} (default: sample)")
-    command.add_argument("--recipe", default="baseline", help="default: baseline")
+    recipe = "name, or a JSON file such as best.json of a search (default: baseline)"
+    command.add_argument("--recipe", default="baseline", help=recipe)
     command.add_argument(
         "--classes", type=_classes, help=f"{classes} (default: 20, or all if fewer)"
     )
@@ -325,6 +370,73 @@ def _parser() -> argparse.ArgumentParser:
         help="ONNX Runtime, LiteRT (TFLite), OpenVINO or TensorFlow SavedModel",
     )
     command.add_argument("--output", required=True, metavar="PATH", help="new file")
+
+    command = _command(commands, "tune", _tune, "search for a better recipe")
+    command.add_argument("--data", required=True, help=source)
+    command.add_argument(
+        "--space",
+        choices=("architecture", "optimizer", "augmentation", "all"),
+        default="all",
+        help="what may vary (default: all)",
+    )
+    command.add_argument(
+        "--tuner",
+        choices=("random", "hyperband", "bayesian"),
+        default="hyperband",
+        help="default: hyperband",
+    )
+    command.add_argument(
+        "--max-trials", type=_positive, help="default: 30, or one pass of hyperband"
+    )
+    command.add_argument(
+        "--epochs", type=_positive, default=12, help="of a whole training (default: 12)"
+    )
+    command.add_argument("--recipe", default="baseline", help=recipe)
+    command.add_argument(
+        "--classes", type=_classes, help=f"{classes} (default: 20, or all if fewer)"
+    )
+    command.add_argument("--seed", type=_natural, default=0, help="default: 0")
+    command.add_argument(
+        "--output", help="folder (default: runs/tune-SPACE-DATA-seedN)"
+    )
+    command.add_argument(
+        "--keep",
+        type=_positive,
+        default=3,
+        help="best trials whose checkpoints stay (default: 3)",
+    )
+    command.add_argument(
+        "--retrain",
+        type=_positive,
+        metavar="K",
+        help="train the best K recipes on all training images afterwards",
+    )
+    command.add_argument(
+        "--retrain-seeds",
+        type=_natural,
+        nargs="+",
+        default=[0, 1, 2],
+        metavar="N",
+        help="default: 0 1 2",
+    )
+    command.add_argument(
+        "--retrain-epochs", type=_positive, metavar="N", help="default: as --epochs"
+    )
+    role = command.add_mutually_exclusive_group()
+    role.add_argument("--chief", action="store_true", help="hand out trials to workers")
+    role.add_argument("--worker", metavar="ID", help="run trials of a chief")
+    command.add_argument(
+        "--oracle",
+        metavar="HOST:PORT",
+        help="where the chief listens (default: 127.0.0.1:9090)",
+    )
+    command.add_argument(
+        "--deadline",
+        type=_positive,
+        default=600,
+        metavar="SECONDS",
+        help="silence after which a chief gives a worker up (default: 600)",
+    )
 
     command = _command(commands, "weights", _weights, "the weights in the package")
     command.add_argument(

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -27,7 +30,15 @@ class Recipe:
             the learning rate.
         schedule: `"constant"`, or `"cosine"` to 0 over all steps.
         warmup_epochs: Epochs of linear warm-up before a cosine, >= 0.
+        width_multiplier: See `AlexNetMini`.
         normalization: See `AlexNetMini`.
+        lrn_depth_radius: See `LocalResponseNormalization`, as the next three.
+        lrn_bias: Offset of LRN.
+        lrn_alpha: Factor of LRN's sum of squares.
+        lrn_beta: Exponent of LRN.
+        fc1_units: Units of the first hidden dense layer before
+            `width_multiplier`, >= 1.
+        fc2_units: Units of the second one.
         initialization: `"glorot"` (Keras' default), or `"whitening"`; see
             `keras_tinyalex.training.whiten`.
         dropout: Dropout rate behind both hidden dense layers, in [0, 1).
@@ -56,7 +67,14 @@ class Recipe:
     weight_decay: float = 0.0
     schedule: str = "constant"
     warmup_epochs: float = 0.0
+    width_multiplier: float = 1.0
     normalization: str | None = "lrn"
+    lrn_depth_radius: int = 5
+    lrn_bias: float = 1.0
+    lrn_alpha: float = 1.0
+    lrn_beta: float = 0.5
+    fc1_units: int = 1024
+    fc2_units: int = 512
     initialization: str = "glorot"
     dropout: float = 0.5
     augmentation: str | None = None
@@ -72,7 +90,7 @@ class Recipe:
                 raise ValueError(
                     f"`{field}` must be one of {known}. Received: {field}={value!r}"
                 )
-        for field in ("epochs", "batch_size"):
+        for field in ("epochs", "batch_size", "fc1_units", "fc2_units"):
             value = getattr(self, field)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ValueError(
@@ -101,6 +119,11 @@ class Recipe:
         """Returns the fields as a JSON-ready dict."""
         return dataclasses.asdict(self)
 
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the recipe as JSON, for `load` and `train --recipe FILE`."""
+        text = json.dumps(self.as_dict(), indent=2)
+        Path(path).write_text(text + "\n", encoding="utf-8")
+
 
 _CHOICES: dict[str, tuple[str | None, ...]] = {
     "optimizer": ("sgd", "adamw"),
@@ -121,17 +144,18 @@ BASELINE = Recipe(
 RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (BASELINE,)}
 
 
-def get(name: str | Recipe) -> Recipe:
-    """Returns the recipe of a name; passes recipes on.
+def get(name: str | os.PathLike[str] | Recipe) -> Recipe:
+    """Returns the recipe of a name or file; passes recipes on.
 
     Args:
-        name: One of `RECIPES`, or a `Recipe`.
+        name: One of `RECIPES`, the path of a `.json` file, or a `Recipe`.
 
     Returns:
         A `Recipe`.
 
     Raises:
-        ValueError: If the name is unknown.
+        FileNotFoundError: If the file does not exist.
+        ValueError: If the name is unknown, or the file is not a recipe.
 
     Examples:
         >>> get("baseline").epochs
@@ -139,9 +163,43 @@ def get(name: str | Recipe) -> Recipe:
     """
     if isinstance(name, Recipe):
         return name
+    if Path(name).suffix == ".json":
+        return load(name)
     if name not in RECIPES:
         raise ValueError(
-            f"`recipe` must be one of {sorted(RECIPES)} or a Recipe. "
+            f"`recipe` must be one of {sorted(RECIPES)}, a .json file or a Recipe. "
             f"Received: recipe={name!r}"
         )
-    return RECIPES[name]
+    return RECIPES[str(name)]
+
+
+def load(path: str | os.PathLike[str]) -> Recipe:
+    """Reads a recipe that `Recipe.save` or a search wrote.
+
+    A field that the file leaves out has the value of the baseline.
+
+    Args:
+        path: The JSON file.
+
+    Returns:
+        A `Recipe`.
+
+    Raises:
+        FileNotFoundError: If the file does not exist.
+        ValueError: If it is not JSON, or not a recipe.
+
+    Examples:
+        >>> BASELINE.save("mine.json")
+        >>> load("mine.json") == BASELINE
+        True
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise TypeError(f"it holds a {type(content).__name__}, not an object")
+        return Recipe(**{"name": Path(path).stem, **content})
+    except (TypeError, ValueError) as error:
+        fields = ", ".join(field.name for field in dataclasses.fields(Recipe))
+        raise ValueError(
+            f"{path} must be a JSON object with fields of a recipe ({fields}): {error}"
+        ) from error

@@ -158,17 +158,8 @@ def _train(
 ) -> Run:
     """Trains in the prepared run folder, from its newest checkpoint on."""
     train_data, val_data, words = loaded
-    model = _build(recipe, train_data, seed)
-    batches = Batches(
-        train_data,
-        recipe.batch_size,
-        seed,
-        augmentation=recipe.augmentation,
-        one_hot=recipe.soft_labels,
-        mixing=augmentation.MIXINGS.get(recipe.mixing or ""),
-        mixed_epochs=recipe.epochs - recipe.unmixed_epochs,
-    )
-    val_batches = Batches(val_data, 128, shuffle=False, one_hot=recipe.soft_labels)
+    model = build(recipe, train_data, seed)
+    batches, val_batches = make_batches(recipe, train_data, val_data, seed)
     history = History(folder / "history.csv", batches)
     checkpoint = Checkpoint(folder / "checkpoints", batches, history)
     done = checkpoint.restore(model)
@@ -178,7 +169,7 @@ def _train(
     to_do = len(train_data.labels) * (total - done)
     with (
         Progress("training", to_do, "images", progress, lines=False) as bar,
-        _backend_seeds_kept(),
+        backend_seeds_kept(),
     ):
         model.fit(
             batches,
@@ -216,6 +207,22 @@ def _train(
     # Written last: its presence says that the run is complete.
     write_json(folder / "metrics.json", metrics)
     return Run(folder, model, train_data.class_names, history.rows, metrics)
+
+
+def make_batches(
+    recipe: Recipe, train_data: LabelledArrays, val_data: LabelledArrays, seed: int
+) -> tuple[Batches, Batches]:
+    """Returns the batches to train on, as a recipe says, and to validate on."""
+    batches = Batches(
+        train_data,
+        recipe.batch_size,
+        seed,
+        augmentation=recipe.augmentation,
+        one_hot=recipe.soft_labels,
+        mixing=augmentation.MIXINGS.get(recipe.mixing or ""),
+        mixed_epochs=recipe.epochs - recipe.unmixed_epochs,
+    )
+    return batches, Batches(val_data, 128, shuffle=False, one_hot=recipe.soft_labels)
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -272,18 +279,19 @@ def _config(
         "seed": seed,
         "validation_split": validation_split,
         "class_names": list(train_data.class_names),
-        "train_sha256": _digest(train_data),
-        "val_sha256": _digest(val_data),
+        "train_sha256": digest(train_data),
+        "val_sha256": digest(val_data),
     }
     text = json.dumps(decisive, sort_keys=True)
     fingerprint = hashlib.sha256(text.encode()).hexdigest()[:16]
     return {"data": str(data), **decisive, "fingerprint": fingerprint}
 
 
-def _digest(data: LabelledArrays) -> str:
-    digest = hashlib.sha256(data.images.data)
-    digest.update(data.labels.data)
-    return digest.hexdigest()
+def digest(data: LabelledArrays) -> str:
+    """Returns the SHA-256 of images and labels."""
+    sha256 = hashlib.sha256(data.images.data)
+    sha256.update(data.labels.data)
+    return sha256.hexdigest()
 
 
 def _open_run_folder(folder: Path, config: dict[str, Any], resume: bool) -> Run | None:
@@ -305,7 +313,7 @@ def _open_run_folder(folder: Path, config: dict[str, Any], resume: bool) -> Run 
             for path in sorted(present, key=lambda path: order.get(path.name, 1)):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
     write_json(config_file, config)
-    write_json(folder / "environment.json", _environment())
+    write_json(folder / "environment.json", environment())
     return None
 
 
@@ -337,7 +345,8 @@ def _read_run(folder: Path) -> Run:
     return Run(folder, model, class_names or (), history, metrics)
 
 
-def _environment() -> dict[str, Any]:
+def environment() -> dict[str, Any]:
+    """Returns what `environment.json` says about this machine."""
     backend = keras.backend.backend()
     packages = ["keras_tinyalex", "keras", "numpy", backend]
     return {
@@ -359,7 +368,23 @@ def _processor() -> str:
         return platform.processor()
 
 
-def _build(recipe: Recipe, data: LabelledArrays, seed: int) -> Any:
+def build(recipe: Recipe, data: LabelledArrays, seed: int) -> Any:
+    """Returns the model of a recipe, compiled to train on `data`."""
+    model = build_model(recipe, seed, num_classes=len(data.class_names))
+    if recipe.initialization == "whitening":
+        whiten(model, data.images)
+    compile_model(model, recipe, len(data.labels))
+    return model
+
+
+def build_model(recipe: Recipe, seed: int, **arguments: Any) -> Any:
+    """Returns the AlexNetMini of a recipe, not compiled.
+
+    Args:
+        recipe: A `Recipe`.
+        seed: Seed of the weights and of dropout.
+        arguments: Arguments of `AlexNetMini` that no recipe holds.
+    """
     policy, state = keras.config.dtype_policy(), random.getstate()
     keras.config.set_dtype_policy(recipe.dtype)
     # Keras draws the seeds of initializers and dropout here. Its own
@@ -367,19 +392,54 @@ def _build(recipe: Recipe, data: LabelledArrays, seed: int) -> Any:
     random.seed(seed)
     try:
         model = AlexNetMini(
-            num_classes=len(data.class_names),
             dropout=recipe.dropout,
             normalization=recipe.normalization,
+            width_multiplier=recipe.width_multiplier,
+            **arguments,
         )
+        return _with_layers(model, recipe)
     finally:
         keras.config.set_dtype_policy(policy)
         random.setstate(state)
-    if recipe.initialization == "whitening":
-        whiten(model, data.images)
-    steps = -(-len(data.labels) // recipe.batch_size)
-    top = min(5, len(data.class_names))
+
+
+def _with_layers(model: Any, recipe: Recipe) -> Any:
+    """Gives layers the arguments of the recipe that `AlexNetMini` does not take."""
+    lrn = {
+        "depth_radius": recipe.lrn_depth_radius,
+        "bias": recipe.lrn_bias,
+        "alpha": recipe.lrn_alpha,
+        "beta": recipe.lrn_beta,
+    }
+    arguments: dict[str, dict[str, Any]] = {"block1_lrn": lrn, "block2_lrn": lrn}
+    for name, units in (("fc1", recipe.fc1_units), ("fc2", recipe.fc2_units)):
+        arguments[name] = {"units": max(1, round(units * recipe.width_multiplier))}
+
+    def renewed(layer: Any) -> Any:
+        config = {**layer.get_config(), **arguments.get(layer.name, {})}
+        return type(layer).from_config(config)
+
+    configs = {layer.name: layer.get_config() for layer in model.layers}
+    if all(
+        configs[name].items() >= values.items()
+        for name, values in arguments.items()
+        if name in configs
+    ):
+        return model
+    return keras.models.clone_model(model, clone_function=renewed)
+
+
+def compile_model(model: Any, recipe: Recipe, images: int) -> None:
+    """Compiles a model as a recipe says.
+
+    Args:
+        model: An `AlexNetMini`.
+        recipe: A `Recipe`.
+        images: Number of training images: an epoch's steps follow from it.
+    """
+    top = min(5, model.output_shape[-1])
     model.compile(
-        optimizer=_optimizer(recipe, steps),
+        optimizer=_optimizer(recipe, -(-images // recipe.batch_size)),
         loss=keras.losses.CategoricalCrossentropy(
             label_smoothing=recipe.label_smoothing
         )
@@ -387,7 +447,6 @@ def _build(recipe: Recipe, data: LabelledArrays, seed: int) -> Any:
         else keras.losses.SparseCategoricalCrossentropy(),
         metrics=["accuracy", _top_accuracy(recipe, top)],
     )
-    return model
 
 
 def _top_accuracy(recipe: Recipe, top: int) -> Any:
@@ -448,7 +507,7 @@ def _optimizer(recipe: Recipe, steps: int) -> Any:
     return optimizer
 
 
-def _backend_seeds_kept() -> AbstractContextManager[Any]:
+def backend_seeds_kept() -> AbstractContextManager[Any]:
     """Gives torch's global generator, which `Checkpoint` seeds, its state back."""
     if keras.backend.backend() != "torch":
         return nullcontext()

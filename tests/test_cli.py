@@ -73,7 +73,7 @@ def test_train_evaluate_predict(run, official_folder, tmp_path, monkeypatch):
     monkeypatch.setattr(
         training,
         "AlexNetMini",
-        lambda **options: AlexNetMini(width_multiplier=1 / 16, **options),
+        lambda **options: AlexNetMini(**{**options, "width_multiplier": 1 / 16}),
     )
     output = tmp_path / "run"
     status, result, error = run(
@@ -151,6 +151,11 @@ def bad_input(name, folder, model):
         ),
         "weights without name": (("weights", "path"), "needs a NAME"),
         "unknown weights": (("weights", "show", "alexnet"), "name='alexnet'"),
+        "search nowhere": (("tune", "--data", "nowhere"), "source='nowhere'"),
+        "missing recipe": (
+            ("train", "--data", folder, "--recipe", "no.json"),
+            "no.json",
+        ),
     }
     return commands[name]
 
@@ -171,6 +176,8 @@ def bad_input(name, folder, model):
         "prepare onto a file",
         "weights without name",
         "unknown weights",
+        "search nowhere",
+        "missing recipe",
     ],
 )
 def test_bad_input_is_one_line(
@@ -206,6 +213,9 @@ def test_text_named_jpeg_is_named(run, official_folder, tmp_path, monkeypatch):
         (("prepare", "--output", "x", "--mode", "teleport"), "teleport"),
         (("train", "--epochs", "0"), "must be a positive integer, not '0'"),
         (("train", "--seed", "-1"), "-1"),
+        (("tune",), "--data"),
+        (("tune", "--data", "x", "--space", "sgd"), "invalid choice: 'sgd'"),
+        (("tune", "--data", "x", "--chief", "--worker", "a"), "not allowed with"),
         (("evaluate", "model.keras"), "--data"),
         (("predict", "model.keras"), "IMAGE"),
     ],
@@ -243,7 +253,7 @@ def test_folder_of_fewer_than_20_classes_needs_no_option(
     monkeypatch.setattr(
         training,
         "AlexNetMini",
-        lambda **options: AlexNetMini(width_multiplier=1 / 16, **options),
+        lambda **options: AlexNetMini(**{**options, "width_multiplier": 1 / 16}),
     )
     command = ("train", "--data", official_folder / "train", "--epochs", 1, "--json")
     status, result, _ = run(*command, "--output", tmp_path / "run")
@@ -251,3 +261,24 @@ def test_folder_of_fewer_than_20_classes_needs_no_option(
     assert result["classes"] == 3
     # no val images: a tenth of each class's 8 is held out
     assert (result["n_train"], result["n_val"]) == (21, 3)
+
+
+def test_tune_and_train_what_it_found(run, official_folder, tmp_path):
+    recipe, output = tmp_path / "narrow.json", tmp_path / "found"
+    recipe.write_text('{"width_multiplier": 0.0625}')
+    command = ("tune", "--data", official_folder, "--space", "augmentation", "--json")
+    command += ("--recipe", recipe, "--output", output, "--epochs", 1)
+    status, result, error = run(*command, "--tuner", "random", "--max-trials", 1)
+    assert status == 0
+    assert (result["trials"], result["completed"]) == (1, 1)
+    assert result["best"]["trial"] == "0"
+    assert "trial 0 completed, val_accuracy" in error
+    assert f"train --recipe {output / 'best.json'}" in error
+    status, trained, _ = run(
+        *("train", "--data", official_folder, "--recipe", result["recipe"]),
+        *("--output", tmp_path / "run", "--json"),
+    )
+    assert status == 0
+    assert (trained["recipe"], trained["epochs"]) == ("found-0", 1)
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["recipe"]["width_multiplier"] == 1 / 16

@@ -17,6 +17,7 @@ ROOT = Path(keras_tinyalex.__file__).parent
 # Which of our modules a module may import; callers stand above what they call.
 ALLOWED = {
     "cli": None,  # anything
+    "tuning": {"callbacks", "datasets", "progress", "recipes", "training"},
     "training": {"applications", "augmentation", "callbacks", "datasets", "evaluation",
                  "files", "progress", "recipes", "visualization"},
     "callbacks": {"datasets", "files", "progress"},

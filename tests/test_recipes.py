@@ -1,0 +1,48 @@
+"""Recipes: names, files, and clear refusals."""
+
+import dataclasses
+import json
+
+import pytest
+
+from keras_tinyalex import recipes
+
+
+def test_a_recipe_survives_a_file(tmp_path):
+    path = tmp_path / "mine.json"
+    mine = dataclasses.replace(recipes.BASELINE, name="mine", mixing="cutmix")
+    mine.save(path)
+    assert recipes.load(path) == recipes.get(str(path)) == recipes.get(path) == mine
+
+
+def test_fields_left_out_are_the_baselines(tmp_path):
+    path = tmp_path / "short.json"
+    path.write_text('{"epochs": 3}')
+    short = recipes.Recipe("short", epochs=3)
+    assert recipes.load(path) == short
+    assert (short.learning_rate, short.mixing) == (0.01, None)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "must be a JSON object"),
+        ("[1]", "holds a list"),
+        (json.dumps({"epocs": 3}), "epocs"),
+        (json.dumps({"epochs": 0}), "Received: epochs=0"),
+        (json.dumps({"learning_rate": "high"}), "fields of a recipe"),
+        (json.dumps({"fc1_units": 1.5}), "Received: fc1_units=1.5"),
+    ],
+)
+def test_a_wrong_file_is_refused_by_name(tmp_path, content, message):
+    path = tmp_path / "wrong.json"
+    path.write_text(content)
+    with pytest.raises(ValueError, match=rf"wrong\.json.*{message}"):
+        recipes.get(path)
+
+
+def test_unknown_names_and_missing_files():
+    with pytest.raises(ValueError, match=r"\.json file or a Recipe.*recipe='fastest'"):
+        recipes.get("fastest")
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.json"):
+        recipes.get("nowhere.json")

@@ -1,0 +1,162 @@
+"""Search spaces: locked, documented, and every value of them a valid recipe."""
+
+import dataclasses
+from pathlib import Path
+
+import keras_tuner
+import numpy as np
+import pytest
+
+from keras_tinyalex import AlexNetMini, recipes, training
+from keras_tinyalex.augmentation import AUGMENTATIONS
+from keras_tinyalex.tuning import SPACES, spaces, to_recipe
+
+DOCS = Path(__file__).parents[2] / "docs" / "tuning.md"
+
+# A search is comparable with another one only where these are the same.
+ARCHITECTURE = {
+    "width_multiplier": ((0.5, 0.75, 1.0, 1.25, 1.5), 1.0),
+    "normalization": (("lrn", "batch", "none"), "lrn"),
+    "lrn_depth_radius": ((1, 2, 3, 5, 7), 5),
+    "lrn_alpha": ((1e-4, 10.0, "log"), 1.0),
+    "lrn_beta": ((0.5, 0.75, 1.0), 0.5),
+    "lrn_bias": ((0.5, 1.0, 2.0), 1.0),
+    "fc1_units": ((256, 512, 1024, 2048), 1024),
+    "fc2_units": ((128, 256, 512, 1024), 512),
+    "dropout": ((0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7), 0.5),
+}
+OPTIMIZER = {
+    "optimizer": (("sgd", "adamw"), "sgd"),
+    "sgd_learning_rate": ((1e-3, 0.3, "log"), 0.01),
+    "adamw_learning_rate": ((1e-4, 1e-2, "log"), 1e-3),
+    "momentum": ((0.0, 0.5, 0.9, 0.95), 0.0),
+    "weight_decay": ((0.0, 5e-4, 5e-3, 5e-2), 0.0),
+    "schedule": (("constant", "cosine"), "constant"),
+    "batch_size": ((16, 32, 64, 128), 16),
+}
+AUGMENTATION = {
+    "augmentation": (
+        (
+            "none",
+            "flip",
+            "crop_flip",
+            "crop_flip_cutout",
+            "crop_flip_color_cutout",
+            "zoom_flip_color_cutout",
+        ),
+        "none",
+    ),
+    "mixing": (("none", "mixup", "cutmix", "mixup_cutmix"), "none"),
+    "label_smoothing": ((0.0, 0.05, 0.1, 0.2), 0.0),
+}
+LOCKED = {
+    "architecture": ARCHITECTURE,
+    "optimizer": OPTIMIZER,
+    "augmentation": AUGMENTATION,
+    "all": {**ARCHITECTURE, **OPTIMIZER, **AUGMENTATION},
+}
+
+
+def declared(space, **values):
+    hp = keras_tuner.HyperParameters()
+    hp.values = values
+    return hp, spaces.declare(hp, space)
+
+
+@pytest.mark.parametrize("space", LOCKED)
+def test_names_ranges_and_defaults_are_locked(space):
+    hp, _ = declared(space)
+    found = {
+        p.name: (
+            tuple(p.values)
+            if isinstance(p, keras_tuner.engine.hyperparameters.Choice)
+            else (p.min_value, p.max_value, p.sampling),
+            p.default,
+        )
+        for p in hp.space
+    }
+    assert found == LOCKED[space]
+    assert list(SPACES) == list(LOCKED)
+
+
+@pytest.mark.parametrize("space", LOCKED)
+def test_defaults_are_the_baseline(space):
+    _, values = declared(space)
+    recipe = to_recipe(values, name="baseline")
+    plain = dataclasses.replace(recipes.BASELINE, description="")
+    assert recipe == plain
+
+
+def test_conditional_hyperparameters():
+    _, values = declared("all", normalization="batch", optimizer="adamw")
+    absent = {n for n in LOCKED["all"] if n.startswith("lrn_")}
+    absent |= {"sgd_learning_rate", "momentum"}
+    assert values.keys() == LOCKED["all"].keys() - absent
+    assert to_recipe(values).learning_rate == 1e-3
+
+
+@pytest.mark.parametrize("knob", SPACES["all"], ids=lambda knob: knob.name)
+def test_every_value_is_a_recipe(knob):
+    for value in knob.choices or (knob.low, knob.high):
+        expected = None if value == "none" else value
+        assert getattr(to_recipe({knob.name: value}), knob.field) == expected
+    if knob.field == "augmentation":
+        assert set(knob.choices) - {"none"} <= AUGMENTATIONS.keys()
+
+
+def test_single_precision_gives_the_same_recipe():
+    # 0.0123456789 becomes 0.012345679104... on its way between machines
+    sent = float(np.float32(0.0123456789))
+    assert sent != 0.0123456789
+    assert to_recipe({"sgd_learning_rate": sent}).learning_rate == 0.01235
+    assert to_recipe({"dropout": float(np.float32(0.1))}).dropout == 0.1
+
+
+def test_other_fields_and_base():
+    base = dataclasses.replace(recipes.BASELINE, epochs=7, batch_size=64)
+    recipe = to_recipe({"epochs": 3, "tuner/epochs": 99}, base)
+    assert (recipe.epochs, recipe.batch_size) == (3, 64)
+
+
+def test_unknown_space():
+    with pytest.raises(ValueError, match=r"one of \['all', .*Received: space='alll'"):
+        spaces.get("alll")
+
+
+def test_recipe_decides_the_layers():
+    recipe = dataclasses.replace(
+        recipes.BASELINE,
+        width_multiplier=0.25,
+        lrn_depth_radius=2,
+        lrn_bias=2.0,
+        lrn_alpha=1e-4,
+        lrn_beta=0.75,
+        fc1_units=256,
+        fc2_units=128,
+    )
+    model = training.build_model(recipe, seed=0, num_classes=3)
+    lrn = model.get_layer("block2_lrn")
+    assert (lrn.depth_radius, lrn.bias, lrn.alpha, lrn.beta) == (2, 2.0, 1e-4, 0.75)
+    assert model.get_layer("block1_conv").filters == 8  # a quarter of 32
+    assert model.get_layer("fc1").units == 64  # a quarter of 256
+    assert model.get_layer("fc2").units == 32
+    assert model.predict(np.zeros((1, 64, 64, 3)), verbose=0).shape == (1, 3)
+
+
+def test_baseline_is_the_plain_factory_model():
+    model = training.build_model(recipes.BASELINE, seed=0, num_classes=20)
+    assert model.count_params() == AlexNetMini().count_params() == 5_045_012
+
+
+def test_docs_tables():
+    text = DOCS.read_text(encoding="utf-8")
+    for space in ("architecture", "optimizer", "augmentation"):
+        for knob in SPACES[space]:
+            assert row(knob) in text
+
+
+def row(knob):
+    values = ", ".join(f"{c}" for c in knob.choices)
+    values = values or f"{knob.low:g} to {knob.high:g}, by logarithm"
+    only = f"`{knob.only[0]}` is {knob.only[1]}" if knob.only else ""
+    return f"| `{knob.name}` | {values} | {knob.default} | {only} |"
