@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from keras_tinyalex import recipes, tuning
+from keras_tinyalex.datasets.cache import cache_folder
 from keras_tinyalex.tuning import plot_search, read_search, results, trials
 
 
@@ -145,7 +146,7 @@ def test_killed_before_any_write(start, trained, monkeypatch, tuner, every):
 
     def replace(source, target):
         nonlocal counted
-        counted += 1
+        counted += cache_folder() not in target.parents  # only the first run decodes
         if counted == stop_at:
             raise KilledError
         real(source, target)
