@@ -92,7 +92,9 @@ def one_writer(lock: Path, argument: str, folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        if held.is_locked:
-            with contextlib.suppress(OSError):
-                lock.unlink()  # before it is released: it might be another's then
+        try:
+            if held.is_locked:
+                with contextlib.suppress(OSError):
+                    lock.unlink()  # not once it is released: another's by then
+        finally:
             held.release()

@@ -62,11 +62,15 @@ def apply_moves(
 
 
 def _write_file(path: str, data: bytes, sync: bool = False) -> None:
-    with open(path, "xb") as file:  # noqa: PTH123, Path.open takes twice as long
-        file.write(data)
-        if sync:
-            file.flush()
-            os.fsync(file.fileno())
+    try:
+        with open(path, "xb") as file:  # noqa: PTH123, Path.open takes twice as long
+            file.write(data)
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
+    except OSError as error:  # a full disk does not say which file
+        text = f"Cannot write {path}: {error.strerror}"
+        raise OSError(error.errno, text) from error
 
 
 def _link(original: str, path: str, mode: str, data: bytes) -> None:
