@@ -36,7 +36,7 @@ def place(make_official_folder, tmp_path, monkeypatch):
     monkeypatch.setattr(
         training,
         "AlexNetMini",
-        lambda **options: AlexNetMini(width_multiplier=1 / 16, **options),
+        lambda **options: AlexNetMini(**{**options, "width_multiplier": 1 / 16}),
     )
     monkeypatch.setattr(training, "_write_plots", lambda *arguments: None)
     # Nothing is fetched from the network in a test.

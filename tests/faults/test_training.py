@@ -46,7 +46,7 @@ CHILD = textwrap.dedent("""
 
     Checkpoint.on_epoch_begin, Checkpoint.on_epoch_end = on_epoch_begin, on_epoch_end
     training.AlexNetMini = lambda **options: AlexNetMini(
-        width_multiplier=1 / 16, **options
+        **{**options, "width_multiplier": 1 / 16}
     )
     training._write_plots = lambda *arguments: None
     train(data=data, output=output, classes=3, epochs=int(epochs), progress=False)
@@ -133,7 +133,7 @@ def quick(make_official_folder, tmp_path, monkeypatch):
     monkeypatch.setattr(
         training,
         "AlexNetMini",
-        lambda **options: AlexNetMini(width_multiplier=1 / 16, **options),
+        lambda **options: AlexNetMini(**{**options, "width_multiplier": 1 / 16}),
     )
     monkeypatch.setattr(training, "_write_plots", lambda *arguments: None)
 
@@ -374,7 +374,7 @@ def test_overhead_of_checkpoints(tmp_path, optimizer, figure):
     data = training.LabelledArrays(
         images, np.arange(512) % 20, tuple(map(str, range(20))), ("",) * 512
     )
-    model = training._build(recipe, data, seed=0)
+    model = training.build(recipe, data, seed=0)
     batches = training.Batches(data, recipe.batch_size, seed=0)
     model.fit(batches, epochs=1, verbose=0)  # traces and compiles
     begin = time.perf_counter()
