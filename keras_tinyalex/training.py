@@ -282,9 +282,39 @@ def _config(
         "train_sha256": digest(train_data),
         "val_sha256": digest(val_data),
     }
+    return with_fingerprint(data, decisive)
+
+
+def with_fingerprint(data: object, decisive: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the content of a config file: `decisive` and a digest over it."""
     text = json.dumps(decisive, sort_keys=True)
     fingerprint = hashlib.sha256(text.encode()).hexdigest()[:16]
     return {"data": str(data), **decisive, "fingerprint": fingerprint}
+
+
+def require_same(
+    config_file: Path, config: Mapping[str, Any], what: str, otherwise: str
+) -> None:
+    """Refuses a folder whose config file has another fingerprint.
+
+    Args:
+        config_file: The file that was written when the folder was begun.
+        config: What `with_fingerprint` returned now.
+        what: `"run"` or `"search"`, for the message.
+        otherwise: What to do instead, for the message.
+    """
+    try:
+        old = json.loads(config_file.read_text(encoding="utf-8"))
+        fingerprint = old["fingerprint"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{config_file} is damaged ({error}); {otherwise}.") from None
+    if fingerprint != config["fingerprint"]:
+        changed = [k for k in config if k != "fingerprint" and old.get(k) != config[k]]
+        raise ValueError(
+            f"`output` holds another {what} ({fingerprint}) than the one asked for "
+            f"({config['fingerprint']}): {', '.join(changed)} differ; {otherwise}. "
+            f"Received: output={str(config_file.parent)!r}"
+        )
 
 
 def digest(data: LabelledArrays) -> str:
@@ -304,7 +334,8 @@ def _open_run_folder(folder: Path, config: dict[str, Any], resume: bool) -> Run 
                 f"this one holds other files. Received: output={str(folder)!r}"
             )
         if resume:
-            _check_same_run(config_file, config)
+            cure = "choose another `output`, or start again with resume=False"
+            require_same(config_file, config, "run", f"{cure} (--no-resume)")
             if (folder / "metrics.json").exists():
                 return _read_run(folder)
         else:
@@ -315,25 +346,6 @@ def _open_run_folder(folder: Path, config: dict[str, Any], resume: bool) -> Run 
     write_json(config_file, config)
     write_json(folder / "environment.json", environment())
     return None
-
-
-def _check_same_run(config_file: Path, config: dict[str, Any]) -> None:
-    try:
-        old = json.loads(config_file.read_text(encoding="utf-8"))
-        fingerprint = old["fingerprint"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{config_file} is damaged ({error}); start again with resume=False "
-            "(--no-resume) or another `output`."
-        ) from None
-    if fingerprint != config["fingerprint"]:
-        changed = [k for k in config if k != "fingerprint" and old.get(k) != config[k]]
-        raise ValueError(
-            f"`output` holds another run ({fingerprint}) than the one asked for "
-            f"({config['fingerprint']}): {', '.join(changed)} differ. Choose another "
-            "`output`, or replace the run with resume=False (--no-resume). "
-            f"Received: output={str(config_file.parent)!r}"
-        )
 
 
 def _read_run(folder: Path) -> Run:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import json
 import os
 import sys
@@ -24,7 +23,9 @@ from keras_tinyalex.recipes import Recipe
 from keras_tinyalex.training import (
     digest,
     environment,
+    require_same,
     train,
+    with_fingerprint,
     write_figures,
     write_json,
 )
@@ -255,9 +256,7 @@ def _config(
         "train_sha256": digest(train_data),
         "held_out_sha256": digest(held_out),
     }
-    text = json.dumps(decisive, sort_keys=True)
-    fingerprint = hashlib.sha256(text.encode()).hexdigest()[:16]
-    return {"data": str(data), **decisive, "fingerprint": fingerprint}
+    return with_fingerprint(data, decisive)
 
 
 def _check_folder(folder: Path) -> None:
@@ -297,21 +296,7 @@ def _open(folder: Path, config: dict[str, Any]) -> None:
 
 
 def _check_same_search(folder: Path, config: dict[str, Any]) -> None:
-    path = folder / CONFIG_FILE
-    try:
-        old = json.loads(path.read_text(encoding="utf-8"))
-        fingerprint = old["fingerprint"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{path} is damaged ({error}); start again in another `output`."
-        ) from None
-    if fingerprint != config["fingerprint"]:
-        changed = [k for k in config if k != "fingerprint" and old.get(k) != config[k]]
-        raise ValueError(
-            f"`output` holds another search ({fingerprint}) than the one asked for "
-            f"({config['fingerprint']}): {', '.join(changed)} differ. Choose another "
-            f"`output`. Received: output={str(folder)!r}"
-        )
+    require_same(folder / CONFIG_FILE, config, "search", "choose another `output`")
 
 
 def _recorder(
