@@ -156,7 +156,9 @@ class LocalResponseNormalization(keras.Layer):  # type: ignore[misc]
         def normalize(x: Any) -> tuple[Any, Any]:
             squares = ops.square(x)
             if keras.backend.backend() == "torch":  # one pass there, no branch
-                sums = self._window_sums(_finite(squares))
+                dtype = keras.backend.standardize_dtype(squares.dtype)
+                nan, infinity = _FOR_NAN[dtype], _FOR_INFINITY[dtype]
+                sums = self._window_sums(ops.nan_to_num(squares, nan, infinity))
             else:
                 sums = self._window_sums(squares)
                 sums = ops.cond(
@@ -327,8 +329,13 @@ class LocalResponseNormalization(keras.Layer):  # type: ignore[misc]
 
 
 def _finite(squares: Any) -> Any:
+    # Exporters know no `nan_to_num`, and on torch `ops.minimum` makes float32 of
+    # float64.
     dtype = keras.backend.standardize_dtype(squares.dtype)
-    return ops.nan_to_num(squares, nan=_FOR_NAN[dtype], posinf=_FOR_INFINITY[dtype])
+    nan = ops.convert_to_tensor(_FOR_NAN[dtype], dtype=dtype)
+    infinity = ops.convert_to_tensor(_FOR_INFINITY[dtype], dtype=dtype)
+    instead = ops.where(ops.isnan(squares), nan, infinity)
+    return ops.where(squares <= infinity, squares, instead)
 
 
 def _non_negative_int(name: str, value: Any) -> int:
