@@ -180,7 +180,7 @@ def load_dataset(
         augmentation=augmentation if training else None,
         shuffle=shuffle and training,
     )
-    return batches.to_tf_data() if keras.backend.backend() == "tensorflow" else batches
+    return batches.feed()
 
 
 @dataclass(frozen=True)
@@ -283,24 +283,45 @@ class Batches(keras.utils.PyDataset):  # type: ignore[misc]
     def on_epoch_end(self) -> None:
         self.epoch += 1
 
-    def to_tf_data(self) -> Any:
-        """Returns the same batches as a `tf.data.Dataset`, prefetched."""
+    def feed(self) -> Any:
+        """Returns these batches in the form that Keras' backend reads fastest."""
+        tensorflow = keras.backend.backend() == "tensorflow"
+        return self._as_tf_data() if tensorflow else self
+
+    def _as_tf_data(self) -> Any:
         import tensorflow as tf
 
         def one_epoch() -> Iterator[Any]:
-            # Counted first: an iteration that is left early is an epoch too.
             epoch = self.epoch
-            self.epoch += 1
-            yield from (self._batch(epoch, index) for index in range(len(self)))
+            last = len(self) - 1
+            for index in range(last + 1):
+                yield (*self._batch(epoch, index), epoch + (index == last))
 
-        images, labels = self.data.images, self.data.labels
-        signature = (
-            tf.TensorSpec((None, *images.shape[1:]), images.dtype),
-            tf.TensorSpec((None,), labels.dtype),
-        )
+        def count(epoch: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+            self.epoch = int(epoch)
+            return epoch
+
+        def hand_over(images: Any, labels: Any, epoch: Any) -> tuple[Any, Any]:
+            counted = tf.numpy_function(count, [epoch], tf.int64)
+            with tf.control_dependencies([counted]):
+                return tf.identity(images), tf.identity(labels)
+
+        shape, dtype = self.data.images.shape[1:], self.data.images.dtype
+        labels = tf.TensorSpec((None,), self.data.labels.dtype)
+        if self.one_hot:
+            labels = tf.TensorSpec((None, len(self.class_names)), tf.float32)
+        images = tf.TensorSpec((None, *shape), dtype)
+        signature = (images, labels, tf.TensorSpec((), tf.int64))
         dataset = tf.data.Dataset.from_generator(one_epoch, output_signature=signature)
         dataset = dataset.apply(tf.data.experimental.assert_cardinality(len(self)))
-        dataset = dataset.prefetch(tf.data.AUTOTUNE)
+        # Keras' own way, prefetch(AUTOTUNE), stops between two epochs for up to as
+        # long as one: the thread that tunes has to wake up first.
+        options = tf.data.Options()
+        options.autotune.enabled = False
+        # Counted behind the prefetching, which runs ahead: an epoch is over when its
+        # last batch is taken, and not where it is left early, as Keras does to look
+        # at a batch.
+        dataset = dataset.prefetch(2).map(hand_over).with_options(options)
         dataset.class_names = self.class_names
         dataset.file_names = self.file_names
         return dataset

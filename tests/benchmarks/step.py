@@ -101,7 +101,8 @@ def our_batches(x, y, batch_size):
     from keras_tinyalex.datasets.tiny_imagenet import Batches, LabelledArrays
 
     names = tuple(f"class{i}" for i in range(20))
-    return Batches(LabelledArrays(x, y, names, ("",) * len(y)), batch_size, seed=0)
+    data = LabelledArrays(x, y, names, ("",) * len(y))
+    return Batches(data, batch_size, seed=0).feed()
 
 
 def peak(dtype):

@@ -152,6 +152,28 @@ def test_order_depends_on_seed_and_epoch_only():
     assert drawn(Batches(numbered(), shuffle=False)) == list(range(10))
 
 
+def test_a_feed_left_early_is_not_an_epoch():
+    batches = Batches(numbered(), batch_size=4, seed=1)
+    feed = batches.feed()
+    assert len(feed) == 3
+    first = drawn(batches)
+    next(iter(feed))
+    assert drawn(feed) == first
+    if feed is batches:
+        return
+    assert not feed.options().autotune.enabled
+    second = drawn(feed)
+    assert second != first
+    assert sorted(second) == list(range(10))
+
+
+def test_feed_with_probabilities_as_labels():
+    batches = Batches(numbered(classes=2), batch_size=4, seed=1, one_hot=True)
+    labels = np.concatenate([np.asarray(labels) for _, labels in batches.feed()])
+    assert labels.dtype == np.float32
+    assert labels.sum(axis=0).tolist() == [5, 5]
+
+
 def test_held_out_part_is_the_same_share_of_each_class():
     data = numbered(20)
     rest, held_out = data.part(False, 0.2, 0), data.part(True, 0.2, 0)
