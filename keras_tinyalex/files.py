@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -49,6 +50,18 @@ def written_whole(path: Path, sync: bool = False) -> Iterator[BinaryIO]:
             text = f"Cannot write {path}: {reason}. Nothing there was changed"
             raise OSError(error.errno, text) from error
         raise
+
+
+def write_json(path: Path, content: object, sync: bool = False) -> None:
+    """Writes a JSON file whole or not at all; see `written_whole`.
+
+    Examples:
+        >>> write_json(Path("example.json"), {"epochs": 35})
+        >>> json.loads(Path("example.json").read_text())
+        {'epochs': 35}
+    """
+    with written_whole(path, sync) as file:
+        file.write((json.dumps(content, indent=2) + "\n").encode())
 
 
 @contextlib.contextmanager

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from keras_tinyalex.datasets.plan import SPLIT_FOLDERS
-from keras_tinyalex.files import written_whole
 
 MANIFEST = "manifest.json"
 FORMAT = "keras_tinyalex restructured data set"
@@ -72,10 +71,3 @@ def _has(value: Any, fields: Mapping[str, type]) -> bool:
 
 def _are_files(values: list[Any]) -> bool:
     return all(_has(value, _FILE_FIELDS) for value in values)
-
-
-def write_json(path: Path, content: object, sync: bool = False) -> None:
-    """Writes a JSON file aside and moves it into place."""
-    text = json.dumps(content, indent=1)
-    with written_whole(path, sync) as file:
-        file.write(text.encode())

@@ -18,9 +18,9 @@ from keras_tinyalex.datasets.manifest import (
     MANIFEST,
     find_difference,
     read_manifest,
-    write_json,
 )
 from keras_tinyalex.datasets.plan import Plan, backup_of, staging_of
+from keras_tinyalex.files import write_json
 from keras_tinyalex.progress import Progress
 
 # Sources which a move has still to delete; hidden, so that it is not data.

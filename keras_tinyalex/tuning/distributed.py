@@ -10,6 +10,7 @@ from __future__ import annotations
 import _thread
 import contextlib
 import os
+import signal
 import socket
 import sys
 import threading
@@ -233,6 +234,10 @@ def connected(role: Role, folder: Path) -> Iterator[None]:
     wanted["KERASTUNER_ORACLE_PORT"] = str(role.port)
     before = {name: os.environ.get(name) for name in wanted}
     os.environ.update(wanted)
+    # A script's background jobs ignore it, and with it `interrupt_main`.
+    ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    if ignored:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         yield
     except (KeyboardInterrupt, grpc.RpcError) as error:
@@ -241,6 +246,8 @@ def connected(role: Role, folder: Path) -> Iterator[None]:
         raise
     finally:
         ended.set()
+        if ignored:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
         for name, value in before.items():
             if value is None:
                 del os.environ[name]

@@ -16,8 +16,8 @@ from keras_tinyalex.training import (
     backend_seeds_kept,
     build_model,
     compile_model,
+    initialize,
     make_batches,
-    whiten,
 )
 from keras_tinyalex.tuning import spaces
 
@@ -170,12 +170,12 @@ class HyperAlexNetMini(keras_tuner.HyperModel):  # type: ignore[misc]
             self._compile(model, hp)
         batches, val_batches = make_batches(recipe, train_data, val_data, self.seed)
         batches.epoch = kwargs.get("initial_epoch", 0)
-        if recipe.initialization == "whitening" and not batches.epoch:
-            whiten(model, train_data.images)
+        if not batches.epoch:
+            initialize(model, recipe, train_data.images, self.seed)
         with backend_seeds_kept():
             return model.fit(
-                batches,
-                validation_data=val_batches,
+                batches.feed(),
+                validation_data=val_batches.feed(),
                 epochs=recipe.epochs if epochs is None else epochs,
                 shuffle=False,
                 **kwargs,

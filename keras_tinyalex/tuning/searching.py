@@ -19,6 +19,7 @@ from keras_tinyalex import recipes
 from keras_tinyalex.datasets.classes import select_classes
 from keras_tinyalex.datasets.layout import open_source
 from keras_tinyalex.datasets.tiny_imagenet import Classes, LabelledArrays, read_split
+from keras_tinyalex.files import write_json
 from keras_tinyalex.recipes import Recipe
 from keras_tinyalex.training import (
     digest,
@@ -27,7 +28,6 @@ from keras_tinyalex.training import (
     train,
     with_fingerprint,
     write_figures,
-    write_json,
 )
 from keras_tinyalex.tuning import distributed, results, spaces
 from keras_tinyalex.tuning.hypermodel import HyperAlexNetMini

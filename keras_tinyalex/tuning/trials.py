@@ -14,13 +14,13 @@ import numpy as np
 
 from keras_tinyalex.callbacks import Checkpoint, History, TensorBoardScalars
 from keras_tinyalex.datasets.tiny_imagenet import LabelledArrays
+from keras_tinyalex.files import write_json
 from keras_tinyalex.progress import Progress
 from keras_tinyalex.recipes import Recipe
 from keras_tinyalex.training import (
     backend_seeds_kept,
     build,
     make_batches,
-    write_json,
 )
 from keras_tinyalex.tuning.hypermodel import HyperAlexNetMini
 from keras_tinyalex.tuning.oracles import Oracle

@@ -12,9 +12,9 @@ from keras_tinyalex.datasets.manifest import (
     FORMAT,
     FORMAT_VERSION,
     read_manifest,
-    write_json,
 )
 from keras_tinyalex.datasets.plan import plan_moves
+from keras_tinyalex.files import write_json
 
 WNIDS = tuple(sorted(TINY_IMAGENET_WORDS))[:5]
 on_one_folder = settings(

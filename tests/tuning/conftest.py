@@ -7,7 +7,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from keras_tinyalex import recipes
-from keras_tinyalex.training import write_json
+from keras_tinyalex.files import write_json
 from keras_tinyalex.tuning import search, searching, trials
 
 

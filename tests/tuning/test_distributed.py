@@ -59,8 +59,10 @@ def free_port():
         return server.getsockname()[1]
 
 
-def test_dead_chief_is_noticed_in_seconds(tmp_path, monkeypatch):
-    """The worker's body is interrupted, even where it only waits."""
+@pytest.mark.parametrize("handler", [signal.default_int_handler, signal.SIG_IGN])
+def test_dead_chief_is_noticed_in_seconds(tmp_path, monkeypatch, handler):
+    """The worker's body is interrupted, even where it only waits, or ignores Ctrl-C."""
+    before = signal.signal(signal.SIGINT, handler)
     monkeypatch.setattr(distributed, "HEARTBEAT", 0.1)
     monkeypatch.setattr(distributed, "CHIEF_PATIENCE", 0.5)
     server = socket.create_server(("127.0.0.1", 0))
@@ -68,10 +70,14 @@ def test_dead_chief_is_noticed_in_seconds(tmp_path, monkeypatch):
     threading.Timer(0.5, server.close).start()
     begin = time.monotonic()
     lost = pytest.raises(ConnectionError, match=rf"{role.address} has not answered")
-    with lost, distributed.connected(role, tmp_path):
-        assert os.environ["KERASTUNER_TUNER_ID"] == "a"
-        while True:
-            time.sleep(0.05)
+    try:
+        with lost, distributed.connected(role, tmp_path):
+            assert os.environ["KERASTUNER_TUNER_ID"] == "a"
+            while time.monotonic() - begin < 5:
+                time.sleep(0.05)
+        assert signal.getsignal(signal.SIGINT) is handler
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert time.monotonic() - begin < 5
     assert "KERASTUNER_TUNER_ID" not in os.environ
     assert (tmp_path / "workers" / "a").exists()
