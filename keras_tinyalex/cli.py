@@ -331,7 +331,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--epochs", type=_positive, help="replaces the recipe's")
     command.add_argument("--batch-size", type=_positive, help="replaces the recipe's")
     command.add_argument("--seed", type=_natural, default=0, help="default: 0")
-    command.add_argument("--dtype", help="dtype policy, e.g. mixed_bfloat16")
+    command.add_argument("--dtype", help="dtype policy, or auto: the fastest here")
     command.add_argument(
         "--output", help="run folder (default: runs/RECIPE-DATA-seedN)"
     )

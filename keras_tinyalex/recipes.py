@@ -29,7 +29,8 @@ class Recipe:
         weight_decay: Decoupled weight decay, >= 0; of kernels only, times
             the learning rate.
         schedule: `"constant"`, or `"cosine"` to 0 over all steps.
-        warmup_epochs: Epochs of linear warm-up before a cosine, >= 0.
+        warmup_epochs: Epochs of linear warm-up before a cosine, >= 0; at
+            most half of all.
         width_multiplier: See `AlexNetMini`.
         normalization: See `AlexNetMini`.
         lrn_depth_radius: See `LocalResponseNormalization`, as the next three.
@@ -39,8 +40,8 @@ class Recipe:
         fc1_units: Units of the first hidden dense layer before
             `width_multiplier`, >= 1.
         fc2_units: Units of the second one.
-        initialization: `"glorot"` (Keras' default), or `"whitening"`; see
-            `keras_tinyalex.training.whiten`.
+        initialization: `"glorot"` (Keras' default), `"he"` or `"whitening"`;
+            see `keras_tinyalex.training.initialize`.
         dropout: Dropout rate behind both hidden dense layers, in [0, 1).
         augmentation: Name from `keras_tinyalex.augmentation`, or `None`.
         mixing: `"mixup"`, `"cutmix"`, `"mixup_cutmix"` or `None`; see
@@ -50,7 +51,8 @@ class Recipe:
         ema_momentum: Momentum, per step, of the moving average of the
             weights that becomes the model at the end; 0 keeps the last
             weights.
-        dtype: Keras dtype policy, e.g. `"float32"`, `"mixed_bfloat16"`.
+        dtype: Keras dtype policy, e.g. `"float32"`, `"mixed_bfloat16"`, or
+            `"auto"`; see `keras_tinyalex.training.fastest_dtype`.
 
     Examples:
         >>> dataclasses.replace(BASELINE, epochs=2).epochs
@@ -103,10 +105,11 @@ class Recipe:
             )
 
         try:
-            keras.dtype_policies.get(self.dtype)
+            if self.dtype != "auto":
+                keras.dtype_policies.get(self.dtype)
         except ValueError as error:
             raise ValueError(
-                "`dtype` must be a Keras dtype policy, e.g. 'float32' or "
+                "`dtype` must be 'auto' or a Keras dtype policy, e.g. 'float32' or "
                 f"'mixed_bfloat16'. Received: dtype={self.dtype!r}"
             ) from error
 
@@ -128,7 +131,7 @@ class Recipe:
 _CHOICES: dict[str, tuple[str | None, ...]] = {
     "optimizer": ("sgd", "adamw"),
     "schedule": ("constant", "cosine"),
-    "initialization": ("glorot", "whitening"),
+    "initialization": ("glorot", "he", "whitening"),
     "mixing": (None, *augmentation.MIXINGS),
 }
 
@@ -141,7 +144,28 @@ BASELINE = Recipe(
     description="The original 35 epochs: plain SGD, batch 16, no augmentation.",
 )
 
-RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (BASELINE,)}
+# The same 35 epochs with what is known to help. On a tenth held out of the
+# training images of the first 20 classes of Tiny ImageNet,
+#   train("best", "tiny-imagenet-20.zip", validation_split=0.1)
+# gave 0.593 (n 1,000, seed 0, in bfloat16). LRN with the constants of the paper
+# (radius 2, bias 2, alpha 1e-4, beta 0.75) gave 0.599, no difference on 1,000
+# images, so that the network is the baseline's.
+BEST = Recipe(
+    name="best",
+    description="35 epochs with AdamW, a cosine schedule and augmentation.",
+    batch_size=64,
+    optimizer="adamw",
+    learning_rate=1e-3,
+    weight_decay=0.05,
+    schedule="cosine",
+    warmup_epochs=2.0,
+    initialization="whitening",
+    augmentation="crop_flip_cutout",
+    label_smoothing=0.1,
+    dtype="auto",
+)
+
+RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (BASELINE, BEST)}
 
 
 def get(name: str | os.PathLike[str] | Recipe) -> Recipe:

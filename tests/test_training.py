@@ -76,8 +76,17 @@ def test_run_folder_is_complete(finished):
     environment = json.loads((run.path / "environment.json").read_text())
     assert environment["backend"] == keras.backend.backend()
     assert environment["versions"]["keras"] == keras.__version__
-    for name in ("samples", "history", "predictions", "confusion_matrix"):
-        with Image.open(run.path / "plots" / f"{name}.png") as picture:
+    plots = sorted((run.path / "plots").iterdir())
+    assert [plot.name for plot in plots] == [
+        "calibration.png",
+        "class_accuracy.png",
+        "confusion_matrix.png",
+        "history.png",
+        "predictions.png",
+        "samples.png",
+    ]
+    for plot in plots:
+        with Image.open(plot) as picture:
             assert min(picture.size) > 300
 
 
@@ -262,3 +271,48 @@ def test_global_seeds_are_left_alone(quick):
     random.seed(3)
     np.random.seed(3)  # noqa: NPY002
     assert drawn == (random.random(), np.random.random())  # noqa: NPY002
+
+
+def test_automatic_dtype_is_chosen_once_and_the_model_is_float32(quick, monkeypatch):
+    choices = iter([("mixed_bfloat16", "because"), ("float32", "changed its mind")])
+    monkeypatch.setattr(training, "fastest_dtype", lambda: next(choices))
+    run = quick(dtype="auto", epochs=1)
+    environment = json.loads((run.path / "environment.json").read_text())
+    assert environment["dtype"] == "mixed_bfloat16"
+    assert environment["dtype_reason"] == "because"
+    config = json.loads((run.path / "config.json").read_text())
+    assert config["recipe"]["dtype"] == "auto"
+    (run.path / "metrics.json").unlink()  # as if it had been stopped
+    again = quick(dtype="auto", epochs=1)
+    assert np.array_equal(weights(again), weights(run))
+    for model in (run.model, load_model(run.path / "model.keras")[0]):
+        assert {layer.dtype_policy.name for layer in model.layers} == {"float32"}
+
+
+def test_fastest_dtype_gives_its_reason():
+    policy, reason = training.fastest_dtype()
+    assert policy in ("float32", "mixed_bfloat16")
+    assert "ms in bfloat16 and" in reason
+
+
+def test_he_initialization_has_the_variance_of_the_paper():
+    images = np.zeros((10, 64, 64, 3), np.uint8)
+    he = dataclasses.replace(recipes.BASELINE, initialization="he")
+    model = training.build_model(he, seed=3)
+    classifier = model.get_layer("predictions").get_weights()[0]
+    training.initialize(model, he, images, seed=3)
+    for name, inputs in (("block3_conv2", 9 * 128), ("fc1", 4096), ("fc2", 1024)):
+        kernel = model.get_layer(name).get_weights()[0]
+        assert kernel.std() == pytest.approx((2 / inputs) ** 0.5, rel=0.02)
+    assert np.array_equal(model.get_layer("predictions").get_weights()[0], classifier)
+
+
+def test_warm_up_takes_at_most_half_of_a_short_training():
+    model = training.build_model(
+        recipes.Recipe("narrow", width_multiplier=1 / 16), seed=0, num_classes=2
+    )
+    short = dataclasses.replace(recipes.BEST, epochs=1)  # asks for 2 of warm-up
+    training.compile_model(model, short, images=64 * 10)
+    rate = model.optimizer._learning_rate
+    at = [float(rate(step)) for step in (0, 4, 5, 10)]
+    assert at == pytest.approx([0, 0.0008, 0.001, 0], abs=1e-9)
