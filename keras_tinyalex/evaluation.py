@@ -191,9 +191,8 @@ def expected_calibration_error(
 ) -> float:
     """Computes how far confidence and accuracy lie apart.
 
-    The confidences are put into bins of equal width, `(0, 1/bins]`,
-    `(1/bins, 2/bins]`, ...; the result is the mean over the images of
-    `abs(accuracy - mean confidence)` of their bin.
+    The mean over the images of `abs(accuracy - mean confidence)` of their bin
+    of `calibration_curve()`: `sum(counts / n * abs(accuracy - confidence))`.
 
     Source: C. Guo et al., "On Calibration of Modern Neural Networks" (2017).
 
@@ -207,11 +206,47 @@ def expected_calibration_error(
         Float in `[0, 1]`; 0 is perfectly calibrated.
 
     Raises:
-        ValueError: If the shapes differ, or there are no values.
+        ValueError: If the shapes differ, there are no values, or `bins` is
+            not a positive integer.
 
     Examples:
         >>> expected_calibration_error([0.75, 0.75], [True, False])
         0.25
+    """
+    counts, accuracy, confidence = calibration_curve(confidences, correct, bins)
+    gaps = np.abs(accuracy - confidence)[counts > 0]
+    return float((counts[counts > 0] * gaps).sum() / counts.sum())
+
+
+def calibration_curve(
+    confidences: ArrayLike, correct: ArrayLike, bins: int = CALIBRATION_BINS
+) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
+    """Computes the accuracy of predictions that are about equally confident.
+
+    The confidences are put into bins of equal width, `[0, 1/bins]`,
+    `(1/bins, 2/bins]`, ...
+
+    Args:
+        confidences: Floats of shape `(n,)` in `[0, 1]`: the probability of each
+            predicted class.
+        correct: Booleans of shape `(n,)`: whether it was the real class.
+        bins: Positive integer. Defaults to 15.
+
+    Returns:
+        `(counts, accuracy, confidence)` of the bins, arrays of shape
+        `(bins,)`: the number of images, the part of them that is correct,
+        and their mean confidence; NaN where there are no images.
+
+    Raises:
+        ValueError: If the shapes differ, there are no values, or `bins` is
+            not a positive integer.
+
+    Examples:
+        >>> counts, accuracy, confidence = calibration_curve(
+        ...     [0.25, 0.625, 0.875], [False, False, True], bins=2
+        ... )
+        >>> counts.tolist(), accuracy.tolist(), confidence.tolist()
+        ([1, 2], [0.0, 0.5], [0.25, 0.75])
     """
     confidences = np.asarray(confidences, dtype="float64")
     correct = np.asarray(correct, dtype="float64")
@@ -220,9 +255,14 @@ def expected_calibration_error(
             "`confidences` and `correct` must have the same shape (n,), n > 0. "
             f"Received: shapes {confidences.shape} and {correct.shape}"
         )
+    if not isinstance(bins, (int, np.integer)) or bins < 1:
+        raise ValueError(f"`bins` must be a positive integer. Received: bins={bins!r}")
     index = np.clip(np.ceil(confidences * bins).astype(int) - 1, 0, bins - 1)
-    gaps = np.bincount(index, weights=correct - confidences, minlength=bins)
-    return float(np.abs(gaps).sum() / correct.size)
+    counts = np.bincount(index, minlength=bins)
+    with np.errstate(invalid="ignore"):
+        accuracy = np.bincount(index, correct, bins) / counts
+        confidence = np.bincount(index, confidences, bins) / counts
+    return counts, accuracy, confidence
 
 
 def _check_arguments(

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from keras_tinyalex.augmentation import Augmentation
+    from keras_tinyalex.evaluation import Evaluation
+
 DPI = 150
 PICTURE = 1.28  # inches: 192 dots, so a 64-pixel image is enlarged exactly 3 times
 MARGIN = 0.2
@@ -277,6 +280,323 @@ def plot_confusion_matrix(
     return figure
 
 
+def plot_class_accuracy(
+    evaluation: Evaluation, class_names: Sequence[str] | None = None
+) -> Figure:
+    """Draws the accuracy on each class, the best class on top.
+
+    Thin lines are 95% Wilson intervals, the dashed one is the accuracy on all
+    images. Bars carry their names and numbers up to 60 classes.
+
+    Args:
+        evaluation: What `keras_tinyalex.evaluate()` returns.
+        class_names: Readable names in label order. Of synonyms the first is
+            shown; long names are cut. Default: those of `evaluation`.
+
+    Returns:
+        A `matplotlib.figure.Figure` with one axes. Classes without images are
+        left out.
+
+    Raises:
+        ValueError: If the number of names differs.
+
+    Examples:
+        >>> from types import SimpleNamespace
+        >>> measured = SimpleNamespace(
+        ...     confusion=np.array([[1, 3], [0, 4]]), class_names=("cat", "dog")
+        ... )
+        >>> figure = plot_class_accuracy(measured)
+        >>> [text.get_text() for text in figure.axes[0].texts]
+        ['100%', '25%']
+    """
+    from matplotlib.figure import Figure
+
+    from keras_tinyalex.evaluation import wilson_interval
+
+    confusion = evaluation.confusion
+    names = _short(evaluation.class_names if class_names is None else class_names)
+    if len(names) != len(confusion):
+        raise ValueError(
+            f"`class_names` must be {len(confusion)} names, one for each class of "
+            f"`evaluation`. Received: {len(names)} names"
+        )
+    totals, hits = confusion.sum(axis=1), confusion.diagonal()
+    accuracy = hits / np.maximum(totals, 1)
+    order = [k for k in np.argsort(-accuracy, kind="stable") if totals[k]]
+    named = len(order) <= MOST_CLASSES_WITH_NAMES
+    bar = 0.24 if named else 7.2 / len(order)
+    height = max(bar * len(order), 1.2) + 0.9
+    figure = Figure(figsize=(7, height), dpi=DPI, layout="constrained")
+    axes = figure.add_subplot()
+    places, values = range(len(order)), accuracy[order]
+    bounds = [wilson_interval(int(hits[k]), int(totals[k])) for k in order]
+    errors = np.abs(np.transpose(bounds) - values)
+    axes.barh(places, values, 0.72, color=VAL_COLOR)
+    axes.errorbar(
+        values, places, xerr=errors, fmt="none", ecolor=TRAIN_COLOR, elinewidth=1
+    )
+    total, right = int(totals.sum()), int(hits.sum())
+    axes.axvline(right / total, color="#1c2733", linestyle="--", linewidth=1)
+    fitted = [_fit(names[k], 130, size=8) for k in order] if named else []
+    axes.set_yticks(places if named else (), fitted, size=8, parse_math=False)
+    for place, value, (_, high) in zip(places, values, bounds, strict=True):
+        if named:
+            text = axes.text(high + 0.01, place, f"{value:.0%}", va="center", size=8)
+            text.set_bbox({"color": "white", "pad": 1, "linewidth": 0})
+    axes.set(xlim=(0, 1.08), ylim=(len(order) - 0.5, -0.5), xlabel="accuracy")
+    axes.set_xticks(np.linspace(0, 1, 6))
+    axes.tick_params(axis="y", length=0)
+    axes.spines[["top", "right"]].set_visible(False)
+    title = f"Accuracy by class; of all {total:,} images {right / total:.1%}"
+    axes.set_title(title, size=10, pad=8)
+    return figure
+
+
+def plot_calibration(evaluation: Evaluation, bins: int = 15) -> Figure:
+    """Draws a reliability diagram: how often predictions this sure are right.
+
+    Above, the accuracy of the predictions in each bin of confidence, beside
+    the diagonal of a calibrated model; below, the number of images in it.
+
+    Source: C. Guo et al., "On Calibration of Modern Neural Networks" (2017).
+
+    Args:
+        evaluation: What `keras_tinyalex.evaluate()` returns.
+        bins: Positive integer, bins of equal width. Defaults to 15, of which
+            `evaluation.ece` is computed too.
+
+    Returns:
+        A `matplotlib.figure.Figure` with two axes, accuracies and numbers of
+        images; the expected calibration error is in the title.
+
+    Raises:
+        ValueError: If `bins` is not a positive integer.
+
+    Examples:
+        >>> from types import SimpleNamespace
+        >>> measured = SimpleNamespace(
+        ...     confidences=np.array([0.75, 0.75]),
+        ...     predictions=np.array([0, 1]),
+        ...     labels=np.array([0, 0]),
+        ... )
+        >>> plot_calibration(measured).axes[0].get_title()
+        'Expected calibration error 0.250 (15 bins, 2 images)'
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    from keras_tinyalex.evaluation import calibration_curve, expected_calibration_error
+
+    correct = evaluation.predictions == evaluation.labels
+    sure = evaluation.confidences
+    counts, accuracy, confidence = calibration_curve(sure, correct, bins)
+    error = expected_calibration_error(sure, correct, bins)
+    figure = Figure(figsize=(5, 5.6), dpi=DPI, layout="constrained")
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    centers = (np.arange(bins) + 0.5) / bins
+    above.bar(centers, accuracy, 0.9 / bins, color=VAL_COLOR)
+    above.plot((0, 1), (0, 1), "--", color="#1c2733", linewidth=1)
+    gaps = {"color": WRONG_COLOR, "linewidth": 1.5}
+    above.vlines(confidence, accuracy, confidence, **gaps)
+    above.plot(confidence, confidence, "o", markersize=3, color=WRONG_COLOR)
+    above.set(xlim=(0, 1), ylim=(0, 1), ylabel="accuracy")
+    title = (
+        f"Expected calibration error {error:.3f} ({bins} bins, {len(sure):,} images)"
+    )
+    above.set_title(title, size=10, pad=8)
+    below.bar(centers, counts, 0.9 / bins, color=TRAIN_COLOR)
+    below.set(xlabel="confidence", ylabel="images")
+    below.yaxis.set_major_locator(MaxNLocator(3, integer=True))
+    for axes in (above, below):
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def plot_filters(model: Any, layer: str | None = None, columns: int = 8) -> Figure:
+    """Draws the kernels of the first convolution as small images.
+
+    All have one scale: grey is 0, and the strongest weight of all is black or
+    white in its channel. A kernel that is grey all over looks for nothing.
+
+    Args:
+        model: A built `keras.Model`.
+        layer: Name of a convolution over 1 or 3 channels. Default: the first
+            `keras.layers.Conv2D`.
+        columns: Kernels beside each other, a positive integer.
+
+    Returns:
+        A `matplotlib.figure.Figure` with one axes per kernel, titled by its
+        number.
+
+    Raises:
+        ValueError: If an argument is not as above.
+
+    Examples:
+        >>> import keras_tinyalex
+        >>> model = keras_tinyalex.AlexNetMini()
+        >>> len(plot_filters(model).axes)
+        32
+    """
+    from keras_tinyalex.gradcam import find_convolution
+
+    _check_positive(columns=columns)
+    found = find_convolution(model, layer, last=False)
+    kernel: NDArray[Any] = next(iter(found.get_weights()), np.zeros(0))
+    if kernel.ndim != 4 or kernel.shape[2] not in (1, 3):
+        raise ValueError(
+            "`layer` must be a convolution over 1 or 3 channels, with a kernel of "
+            "shape (height, width, channels, filters). "
+            f"Received: layer={found.name!r} with a kernel of shape {kernel.shape}"
+        )
+    largest = np.abs(kernel).max() or 1.0
+    pictures = np.moveaxis(0.5 + kernel.astype("float64") / (2 * largest), -1, 0)
+    side, gap, header = PICTURE / 2, 0.1, 0.18
+    columns = min(columns, len(pictures))
+    rows = math.ceil(len(pictures) / columns)
+    figure = _figure(columns * (side + gap) - gap, rows * (side + header))
+    for position, picture in enumerate(pictures):
+        left = (position % columns) * (side + gap)
+        top = (position // columns) * (side + header) + header
+        axes = _add_picture(figure, picture, 1, left, top, side)
+        axes.set_title(str(position), size=7, pad=3)
+    return figure
+
+
+def plot_gradcam(
+    model: Any,
+    images: ArrayLike,
+    class_names: Sequence[str],
+    classes: int | ArrayLike | None = None,
+    layer: str | None = None,
+    columns: int = 5,
+) -> Figure:
+    """Draws images, and below each where Grad-CAM finds its class.
+
+    The image is grey there, under colours from black (nothing speaks for the
+    class in the title) to yellow (most does). See
+    `keras_tinyalex.gradcam.gradcam()` for the computation.
+
+    Args:
+        model: A built Functional or Sequential `keras.Model` from images to
+            scores of shape `(batch, C)`.
+        images: `(N, H, W, 3)` or `(N, H, W, 1)`, uint8, or float in 0 to 1 or
+            0 to 255, as the model takes them (but channels last always).
+        class_names: `C` wnids or names in label order. Of synonyms the first
+            is shown; long names are wrapped and cut.
+        classes: The class that each image is explained for: `N` integers, or
+            one for all. Default: the class predicted for each image.
+        layer: Name of the layer to look at. Default: the last
+            `keras.layers.Conv2D`.
+        columns: Images beside each other, a positive integer.
+
+    Returns:
+        A `matplotlib.figure.Figure` with two axes per image, the image and
+        its heatmap.
+
+    Raises:
+        ValueError: If an argument is not as above, or there are no images.
+
+    Examples:
+        >>> import keras_tinyalex
+        >>> model = keras_tinyalex.AlexNetMini(num_classes=2)
+        >>> images = np.zeros((3, 64, 64, 3), "uint8")
+        >>> figure = plot_gradcam(model, images, ["cat", "dog"], classes=[0, 1, 1])
+        >>> [axes.get_title() for axes in figure.axes[::2]]
+        ['cat', 'dog', 'dog']
+    """
+    import keras
+
+    from keras_tinyalex.gradcam import gradcam
+
+    _check_positive(columns=columns)
+    pictures, white, _ = _check(images, class_names)
+    first = keras.config.image_data_format() == "channels_first"
+    x = np.moveaxis(pictures, -1, 1) if first else pictures
+    if classes is None:
+        classes = np.argmax(model.predict_on_batch(x), axis=-1)
+    heat = gradcam(model, x, classes, layer)
+    labels = np.broadcast_to(classes, len(pictures))
+    _check(images, class_names, classes=labels)
+    columns, side = min(columns, len(pictures)), PICTURE * 4 / 3
+    gap, header = 0.16, 0.36
+    block = header + 2 * side + 0.06
+    rows = math.ceil(len(pictures) / columns)
+    figure = _figure(columns * (side + gap) - gap, rows * block)
+    names = _short(class_names)
+    for position, picture in enumerate(pictures):
+        left = (position % columns) * (side + gap)
+        top = (position // columns) * block + header
+        axes = _add_picture(figure, picture, white, left, top, side)
+        title = _fit(names[labels[position]], side * 72 + 6, size=8, lines=2)
+        axes.set_title(title, size=8, pad=4, parse_math=False)
+        grey = picture.mean(axis=-1, keepdims=True)
+        axes = _add_picture(figure, grey, white, left, top + side + 0.06, side)
+        height, width = picture.shape[:2]
+        axes.imshow(
+            heat[position],
+            cmap="inferno",
+            vmin=0,
+            vmax=1,
+            alpha=0.7,
+            extent=(-0.5, width - 0.5, height - 0.5, -0.5),
+            interpolation="nearest",
+        )
+    return figure
+
+
+def plot_augmentation(
+    images: ArrayLike,
+    augmentation: str | Augmentation,
+    variants: int = 7,
+    seed: int = 0,
+) -> Figure:
+    """Draws each image beside what an augmentation makes of it.
+
+    Args:
+        images: `(N, H, W, 3)` or `(N, H, W, 1)`, uint8, or float in 0 to 1 or
+            0 to 255 (told apart by the largest value).
+        augmentation: A name of `keras_tinyalex.augmentation`, such as
+            `"crop_flip"`, or a function `(images, generator) -> images` over
+            uint8 arrays.
+        variants: Augmented images of each image, a positive integer.
+        seed: Seed of the augmentation.
+
+    Returns:
+        A `matplotlib.figure.Figure` with one axes per image: in each row the
+        image and its variants.
+
+    Raises:
+        ValueError: If an argument is not as above, or there are no images.
+
+    Examples:
+        >>> images = np.zeros((2, 64, 64, 3), "uint8")
+        >>> figure = plot_augmentation(images, "crop_flip", variants=3)
+        >>> len(figure.axes), figure.axes[0].get_title()
+        (8, 'image')
+    """
+    from keras_tinyalex.augmentation import get
+
+    pictures, white, _ = _check(images, [])
+    _check_positive(variants=variants)
+    augment = get(augmentation)
+    if augment is None:
+        raise ValueError(
+            "`augmentation` must be a name or a function. Received: augmentation=None"
+        )
+    generator = np.random.default_rng(seed)
+    original = _as_uint8(pictures, white)
+    shown = [original, *(augment(original, generator) for _ in range(variants))]
+    gap, header = 0.06, 0.24
+    height = header + len(pictures) * (PICTURE + gap) - gap
+    figure = _figure((variants + 1) * (PICTURE + gap) - gap, height)
+    for row, column in np.ndindex(len(pictures), variants + 1):
+        left, top = column * (PICTURE + gap), header + row * (PICTURE + gap)
+        axes = _add_picture(figure, shown[column][row], 255, left, top, PICTURE)
+        if row == 0:
+            axes.set_title(str(column or "image"), size=8, pad=4)
+    return figure
+
+
 def _write_numbers(axes: Axes, shown: NDArray[Any], top: float) -> None:
     for (row, column), value in np.ndenumerate(shown):
         # Zeros are pale: most cells are, and the others are to stand out.
@@ -362,12 +682,16 @@ def _add_picture(
     width, height = figure.get_size_inches()
     x, y = (left + MARGIN) / width, 1 - (top + MARGIN + side) / height
     axes = figure.add_axes((x, y, side / width, side / height))
-    pixels = np.rint(picture * (255 / white)).astype("uint8")
+    pixels = _as_uint8(picture, white)
     rgb = np.broadcast_to(pixels, (*pixels.shape[:2], 3))
     axes.imshow(rgb, interpolation="nearest")
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set_visible(False)
     return axes
+
+
+def _as_uint8(pixels: NDArray[Any], white: int) -> NDArray[np.uint8]:
+    return np.rint(pixels * (255 / white)).astype("uint8")
 
 
 def _check(

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from keras_tinyalex.evaluation import (
+    calibration_curve,
     evaluate,
     expected_calibration_error,
     wilson_interval,
@@ -449,8 +450,22 @@ def test_calibration_error_of_the_ends_of_the_bins():
     assert expected_calibration_error([0.0, 1.0], [0, 1]) == 0.0
 
 
+def test_calibration_curve_of_bins_and_of_their_empty_one():
+    # Bins of thirds: {0.25}, nothing from 1/3 to 2/3, {0.7, 0.9}.
+    counts, accuracy, confidence = calibration_curve([0.7, 0.25, 0.9], [1, 0, 0], 3)
+
+    np.testing.assert_array_equal(counts, [1, 0, 2])
+    np.testing.assert_allclose(accuracy, [0, np.nan, 1 / 2])
+    np.testing.assert_allclose(confidence, [0.25, np.nan, 0.8])
+    # One image misses by 0.25, two by 0.3 each.
+    error = expected_calibration_error([0.7, 0.25, 0.9], [1, 0, 0], 3)
+    assert error == pytest.approx((0.25 + 2 * 0.3) / 3)
+
+
 def test_calibration_error_refuses():
     with pytest.raises(ValueError, match=r"shapes \(2,\) and \(1,\)"):
         expected_calibration_error([0.5, 0.5], [True])
     with pytest.raises(ValueError, match=r"n > 0. Received: shapes \(0,\)"):
         expected_calibration_error([], [])
+    with pytest.raises(ValueError, match=r"`bins` must be .*Received: bins=0"):
+        calibration_curve([0.5], [True], bins=0)

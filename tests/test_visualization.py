@@ -3,6 +3,7 @@ import subprocess
 import sys
 from types import SimpleNamespace
 
+import keras
 import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -11,8 +12,15 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from keras_tinyalex import visualization
+from keras_tinyalex.evaluation import evaluate, wilson_interval
+from keras_tinyalex.gradcam import gradcam
 from keras_tinyalex.visualization import (
+    plot_augmentation,
+    plot_calibration,
+    plot_class_accuracy,
     plot_confusion_matrix,
+    plot_filters,
+    plot_gradcam,
     plot_history,
     plot_predictions,
     plot_samples,
@@ -421,6 +429,204 @@ def test_wrong_history(history, message):
 def test_wrong_confusion_matrix(confusion, names, message):
     with pytest.raises(ValueError, match=message):
         plot_confusion_matrix(confusion, names)
+
+
+def measured(probabilities, labels):
+    """Evaluates a model that gives these probabilities."""
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Identity()])
+    return evaluate(model, (np.array(probabilities, "float32"), np.array(labels)))
+
+
+# Classes 0 to 2 have 1 of 2, 2 of 2 and no images right.
+EVALUATION = measured(
+    [[0.8, 0.1, 0.1], [0.2, 0.6, 0.2], [0.1, 0.9, 0.0], [0.3, 0.6, 0.1]], [0, 0, 1, 1]
+)
+
+
+def test_class_accuracy_is_sorted_and_has_intervals():
+    figure = plot_class_accuracy(EVALUATION, NAMES)
+
+    (axes,) = figure.axes
+    names = [text.get_text() for text in axes.get_yticklabels()]
+    assert names == ["European fire salamander", "goldfish"]  # the best on top
+    assert axes.get_ylim() == (1.5, -0.5)
+    assert [bar.get_width() for bar in axes.patches[:2]] == [1.0, 0.5]
+    assert [text.get_text() for text in axes.texts] == ["100%", "50%"]
+    intervals = [line[:, 0] for line in axes.collections[0].get_segments()]
+    expected = [wilson_interval(2, 2), wilson_interval(1, 2)]
+    np.testing.assert_allclose(intervals, expected)
+    assert axes.lines[0].get_xdata() == [0.75, 0.75]
+    assert axes.get_title() == "Accuracy by class; of all 4 images 75.0%"
+    assert_readable(figure)
+    labels = plot_class_accuracy(EVALUATION).axes[0].get_yticklabels()
+    assert [text.get_text() for text in labels] == ["1", "0"]
+
+
+@pytest.mark.parametrize(("size", "names"), [(1, 1), (60, 60), (200, 0)])
+def test_class_accuracy_of_many_classes(size, names):
+    every = SimpleNamespace(
+        confusion=np.eye(size, dtype=int), class_names=[f"c{i}" for i in range(size)]
+    )
+    figure = plot_class_accuracy(every)
+
+    axes = figure.axes[0]
+    assert len(axes.get_yticklabels()) == len(axes.texts) == names
+    assert figure.get_size_inches()[1] < 16
+    assert_readable(figure)
+
+
+def test_calibration_by_hand():
+    # Halves of confidence: nothing up to 0.5; 0.8, 0.6, 0.9, 0.6 above, of
+    # which 3 of 4 are right, at a mean confidence of 0.725.
+    figure = plot_calibration(EVALUATION, bins=2)
+
+    above, below = figure.axes
+    title = "Expected calibration error 0.025 (2 bins, 4 images)"
+    assert above.get_title() == title
+    heights = [bar.get_height() for bar in above.patches]
+    np.testing.assert_array_equal(heights, [np.nan, 0.75])
+    assert [bar.get_height() for bar in below.patches] == [0, 4]
+    gaps = above.collections[0].get_segments()
+    np.testing.assert_allclose(gaps[-1], [[0.725, 0.75], [0.725, 0.725]], rtol=1e-6)
+    assert_readable(figure)
+
+
+def test_calibration_title_is_the_error_of_the_evaluation():
+    title = plot_calibration(EVALUATION).axes[0].get_title()
+
+    assert (
+        title == f"Expected calibration error {EVALUATION.ece:.3f} (15 bins, 4 images)"
+    )
+
+
+def classifier(channels=3):
+    return keras.Sequential(
+        [
+            keras.Input((8, 8, channels)),
+            keras.layers.Conv2D(2, 3, activation="relu", name="first"),
+            keras.layers.Conv2D(2, 3, activation="relu", name="second"),
+            keras.layers.Flatten(name="flat"),
+            keras.layers.Dense(3, activation="softmax"),
+        ]
+    )
+
+
+def test_filters_have_one_scale_about_grey():
+    model = classifier()
+    kernel = np.zeros((3, 3, 3, 2))
+    kernel[0, 1] = [[-2, 0], [1, 0], [2, 0.5]]  # row, column; channels by filters
+    model.get_layer("first").set_weights([kernel, np.zeros(2)])
+
+    figure = plot_filters(model)
+
+    assert [axes.get_title() for axes in figure.axes] == ["0", "1"]
+    pictures = [axes.images[0].get_array() for axes in figure.axes]
+    # 255 * (0.5 + weight / 4), rounded.
+    assert pictures[0][0, 1].tolist() == [0, 191, 255]
+    assert pictures[1][0, 1].tolist() == [128, 128, 159]
+    assert (pictures[0][1:] == 128).all()
+    assert {axes.images[0].get_interpolation() for axes in figure.axes} == {"nearest"}
+    assert_readable(figure)
+
+
+def test_filters_of_zeros_and_of_grey_images():
+    model = classifier(channels=1)
+    model.get_layer("first").set_weights([np.zeros((3, 3, 1, 2)), np.zeros(2)])
+
+    figure = plot_filters(model, columns=1)
+
+    assert (figure.axes[0].images[0].get_array() == 128).all()
+    first, second = (axes.get_position() for axes in figure.axes)
+    assert first.x0 == second.x0
+    assert first.y0 > second.y1
+
+
+def test_gradcam_shows_each_image_and_its_heatmap():
+    model, images = classifier(), np.random.default_rng(0).random((3, 8, 8, 3))
+    predicted = model.predict(images, verbose=0).argmax(axis=-1)
+
+    figure = plot_gradcam(model, images, NAMES, columns=2)
+
+    assert [axes.get_title() for axes in figure.axes[1::2]] == ["", "", ""]
+    titles = [axes.get_title().replace("\n", " ") for axes in figure.axes[::2]]
+    assert titles == [NAMES[k].split(",")[0] for k in predicted]
+    heat = gradcam(model, images)
+    for position, axes in enumerate(figure.axes[1::2]):
+        grey, overlay = axes.images
+        expected = np.rint(255 * images[position].mean(axis=-1))
+        np.testing.assert_array_equal(grey.get_array()[..., 0], expected)
+        np.testing.assert_array_equal(overlay.get_array(), heat[position])
+        assert overlay.get_extent() == grey.get_extent()
+        assert overlay.get_interpolation() == "nearest"
+    assert_readable(figure)
+
+
+def test_gradcam_of_chosen_classes_and_layer():
+    model, images = classifier(), np.random.default_rng(0).random((2, 8, 8, 3))
+
+    figure = plot_gradcam(model, images, NAMES, classes=2, layer="first")
+
+    assert [axes.get_title() for axes in figure.axes[::2]] == ["sea slug"] * 2
+    assert figure.axes[1].images[1].get_array().shape == (6, 6)
+
+
+def test_augmentation_shows_what_the_function_returns():
+    def brighter(images, generator):
+        assert images.dtype == np.uint8
+        return images + generator.integers(1, 100, (len(images), 1, 1, 1), "uint8")
+
+    images = np.array([0.0, 0.2]).reshape(2, 1, 1, 1) * np.ones((2, 8, 8, 3))
+    figure = plot_augmentation(images, brighter, variants=3, seed=5)
+
+    generator = np.random.default_rng(5)
+    added = np.array([generator.integers(1, 100, 2, "uint8") for _ in range(3)])
+    expected = [[0, *added[:, 0]], [51, *(51 + added[:, 1])]]
+    assert [position(axes) for axes in figure.axes] == np.ravel(expected).tolist()
+    titles = [axes.get_title() for axes in figure.axes]
+    assert titles == ["image", "1", "2", "3", "", "", "", ""]
+    assert_readable(figure)
+
+
+def test_augmentation_by_name():
+    images = np.zeros((1, 64, 64, 3), "uint8")
+    figure = plot_augmentation(images, "crop_flip_cutout", variants=1)
+
+    image, variant = (axes.images[0].get_array() for axes in figure.axes)
+    assert image.max() == 0
+    assert variant.max() == 128  # the grey square
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: plot_class_accuracy(EVALUATION, ["a"]), r"be 3 names.*: 1 names"),
+        (lambda: plot_calibration(EVALUATION, 0), r"`bins` must be .*bins=0"),
+        (
+            lambda: plot_filters(classifier(), "second"),
+            r"over 1 or 3 channels.*layer='second' with a kernel of shape \(3, 3, 2, 2",
+        ),
+        (
+            lambda: plot_filters(classifier(), "flat"),
+            r"layer='flat' with .*shape \(0,\)",
+        ),
+        (lambda: plot_filters(classifier(), "no"), r"its layers are .*layer='no'"),
+        (lambda: plot_filters(classifier(), columns=0), r"`columns` .*columns=0"),
+        (
+            lambda: plot_gradcam(classifier(), IMAGES, NAMES[:1], classes=2),
+            r"`classes` must be positions in `class_names`.*classes from 2 to 2",
+        ),
+        (
+            lambda: plot_gradcam(classifier(), IMAGES, NAMES, classes=[0]),
+            r"`classes` must be one integer, or 3, .*classes=\[0\]",
+        ),
+        (lambda: plot_augmentation(IMAGES, "blur"), r"must be one of .*'blur'"),
+        (lambda: plot_augmentation(IMAGES, None), r"Received: augmentation=None"),
+        (lambda: plot_augmentation(IMAGES, "flip", 0), r"`variants` .*variants=0"),
+    ],
+)
+def test_wrong_arguments_of_the_others(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
 
 
 def test_module_imports_matplotlib_late_and_never_pyplot(tmp_path):
