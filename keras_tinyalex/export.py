@@ -227,7 +227,9 @@ def _run_litert(path: Path, images: Scores) -> Scores:
 def _run_openvino(path: Path, images: Scores) -> Scores:
     import openvino
 
-    scores: Scores = openvino.compile_model(str(path), "CPU")(images)[0]
+    # Its default on processors with bfloat16 is to compute in that.
+    options = {"INFERENCE_PRECISION_HINT": "f32"}
+    scores: Scores = openvino.compile_model(str(path), "CPU", options)(images)[0]
     return scores
 
 

@@ -104,6 +104,8 @@ def test_train_evaluate_predict(run, official_folder, tmp_path, monkeypatch):
     assert measured["n"] == 4
     assert measured["top1"] == result["val_accuracy"]
     assert sorted(path.name for path in plots.iterdir()) == [
+        "calibration.png",
+        "class_accuracy.png",
         "confusion_matrix.png",
         "predictions.png",
     ]

@@ -1,4 +1,4 @@
-"""Every docstring example and every Python block of the documentation runs."""
+"""Examples and Python blocks of the documentation run; its links and names hold."""
 
 import doctest
 import importlib
@@ -54,6 +54,48 @@ def test_commands_parse(page):
         command, *arguments = line.split("#")[0].split() or [""]
         if command == "keras-tinyalex":
             _parser().parse_args(arguments)
+
+
+def anchors(page):
+    """The ids of a page's headings, and of the names that mkdocstrings puts there."""
+    text = page.read_text("utf-8")
+    prose = re.sub(r"^```.*?^```", "", text, flags=re.S | re.M)
+    headings = re.findall(r"^#+ (.*)$", prose, re.M)
+    words = [re.sub(r"[^\w\s-]", "", heading).strip().lower() for heading in headings]
+    names = re.findall(r"^::: (\S+)$", text, re.M)
+    return {re.sub(r"[\s-]+", "-", heading) for heading in words} | set(names)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    text = re.sub(r"^```.*?^```", "", page.read_text("utf-8"), flags=re.S | re.M)
+    for link in re.findall(r"\]\(([^)\s]+)\)", text):
+        if re.match(r"\w+:", link):  # https:, mailto:
+            continue
+        path, _, anchor = link.partition("#")
+        target = page.parent / path if path else page
+        assert target.is_file(), f"{page.name}: {link}"
+        assert not anchor or anchor in anchors(target), f"{page.name}: {link}"
+
+
+def test_anchors_are_those_of_the_site():
+    assert {"the-run-folder"} <= anchors(ROOT / "docs/reference/command-line.md")
+    names = {"augmentation", "keras_tinyalex.Recipe"}
+    assert names <= anchors(ROOT / "docs/reference/python.md")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_names_of_ours_exist(page):
+    text = page.read_text("utf-8")
+    for name in re.findall(r"\b(?:keras_)?tinyalex((?:\.[^\W\d]\w*)+)", text):
+        pkgutil.resolve_name(f"keras_tinyalex{name}")
+
+
+def test_every_page_is_in_the_navigation():
+    docs = ROOT / "docs"
+    pages = {path.relative_to(docs).as_posix() for path in docs.rglob("*.md")}
+    nav = re.findall(r": (\S+\.md)$", (ROOT / "mkdocs.yml").read_text("utf-8"), re.M)
+    assert sorted(nav) == sorted(pages)
 
 
 def test_troubleshooting_quotes_what_we_say():

@@ -17,7 +17,7 @@ ROOT = Path(keras_tinyalex.__file__).parent
 # Which of our modules a module may import; callers stand above what they call.
 ALLOWED = {
     "cli": None,  # anything
-    "tuning": {"callbacks", "datasets", "progress", "recipes", "training"},
+    "tuning": {"callbacks", "datasets", "files", "progress", "recipes", "training"},
     "training": {"applications", "augmentation", "callbacks", "datasets", "evaluation",
                  "files", "progress", "recipes", "visualization"},
     "callbacks": {"datasets", "files", "progress"},
@@ -28,7 +28,8 @@ ALLOWED = {
     "datasets": {"augmentation", "files", "progress"},
     "layers": set(),
     "augmentation": set(),
-    "visualization": set(),
+    "visualization": {"augmentation", "evaluation", "gradcam"},
+    "gradcam": set(),
     "files": set(),
     "progress": set(),
 }  # fmt: skip
