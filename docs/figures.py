@@ -1,9 +1,10 @@
-"""Makes the images of pictures.md named `pictures-*` by running its code.
+"""Makes the images `pictures-*` and `lrn-*` by running the code of their pages.
 
     python docs/figures.py tiny-imagenet-200.zip
 
-The code runs twice: with the embedded sample for pictures that show images, and
-with Tiny ImageNet for those of results, which hold none of its images.
+The code of pictures.md runs twice: with the embedded sample for pictures that show
+images, and with Tiny ImageNet for those of results, which hold none of its images.
+Without an argument only what needs no Tiny ImageNet is made.
 """
 
 import argparse
@@ -16,13 +17,14 @@ from pathlib import Path
 from PIL import Image
 
 DOCS = Path(__file__).parent
-OF_RESULTS = ("class-accuracy", "calibration")
+PAGES = ("pictures.md", "why-lrn.md")
+OF_RESULTS = ("pictures-class-accuracy", "pictures-calibration")
 
 
 def figures(page: str) -> dict:
     """The last `figure` before each image of the page, by the name of the image."""
     found, names = {}, {}
-    pattern = r"^```python\n(.*?)^```|\]\(images/pictures-(.*?)\.png\)"
+    pattern = r"^```python\n(.*?)^```|\]\(images/((?:pictures|lrn)-.*?)\.png\)"
     for code, image in re.findall(pattern, page, re.S | re.M):
         exec(code, names)
         if image:
@@ -44,16 +46,17 @@ def write(path: Path, figure) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("data", type=Path, help="folder or zip of Tiny ImageNet")
-    data = str(parser.parse_args().data.resolve())
-    page = (DOCS / "pictures.md").read_text("utf-8")
+    parser.add_argument("data", type=Path, nargs="?", help="Tiny ImageNet")
+    data = parser.parse_args().data
+    data = data and str(data.resolve())
+    pictures, lrn = ((DOCS / name).read_text("utf-8") for name in PAGES)
     with tempfile.TemporaryDirectory() as scratch, contextlib.chdir(scratch):
-        of_images = figures(page)
-        of_results = figures(page.replace('"sample"', repr(data)))
-    for name in OF_RESULTS:
-        of_images[name] = of_results[name]
-    for name, figure in of_images.items():
-        write(DOCS / "images" / f"pictures-{name}.png", figure)
+        found = figures(lrn) | figures(pictures)
+        of_results = figures(pictures.replace('"sample"', repr(data))) if data else {}
+    for name, figure in found.items():
+        if name in OF_RESULTS and not (figure := of_results.get(name)):
+            continue
+        write(DOCS / "images" / f"{name}.png", figure)
 
 
 if __name__ == "__main__":

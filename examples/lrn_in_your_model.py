@@ -29,6 +29,7 @@ def network(normalization, num_classes):
         [
             keras.Input((64, 64, 3)),
             layers.Rescaling(1 / 255),
+            # Behind the activation, as in AlexNet, and before pooling.
             layers.Conv2D(16, 5, strides=2, activation="relu"),
             normalization(),
             layers.MaxPooling2D(2),

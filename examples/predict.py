@@ -2,12 +2,14 @@
 
     python examples/predict.py my_fish.jpg my_koala.jpg
 
-Without pictures it classifies some of the embedded sample, which these weights
-have never seen: expect low scores, spread over many classes.
+Without pictures it classifies some of the embedded sample: striped discs, which are
+none of the classes that these weights know. See what they answer, and how sure they
+are: a softmax divides 100% among its classes, and has none for "something else".
 """
 
 import argparse
 
+import keras
 import numpy as np
 
 import keras_tinyalex as tinyalex
@@ -16,8 +18,6 @@ from keras_tinyalex.datasets import tiny_imagenet
 
 def read(path: str) -> np.ndarray:
     """Any picture as the network wants it: 64x64 pixels, RGB, 0 to 255."""
-    import keras
-
     return keras.utils.img_to_array(keras.utils.load_img(path, target_size=(64, 64)))
 
 
@@ -28,7 +28,7 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true", help="2 pictures")
     options = parser.parse_args()
 
-    # Where weights come from, what they can do, and which classes they know.
+    # The model card: where the weights come from, what they can do, what they know.
     card = tinyalex.model_card(options.weights)
     print(f"{options.weights}: top-1 accuracy {card['accuracy']['top1']:.3f}")
 
@@ -41,6 +41,7 @@ def main() -> None:
     # Pixels go in as they are; the division by 255 is the model's first layer.
     model = tinyalex.AlexNetMini(weights=options.weights)
     scores = model.predict(images, verbose=0)
+    # One row of 20 probabilities a picture; the class names give them their meaning.
     best = tinyalex.decode_predictions(scores, top=3, class_names=card["class_names"])
     for index, row in enumerate(best):
         answers = ", ".join(f"{name} {score:.0%}" for _, name, score in row)

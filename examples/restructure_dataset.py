@@ -19,6 +19,8 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true", help="2 classes, to try it out")
     options = parser.parse_args()
     classes = 2 if options.smoke else options.classes
+    if options.smoke:
+        options.destination += "-smoke"
 
     # A dry run plans everything, finds every problem, and writes nothing.
     plan = tiny_imagenet.restructure(
@@ -26,6 +28,7 @@ def main() -> None:
     )
     print(f"{plan.files} images of {len(plan.classes)} classes to write")
 
+    # Each image arrives under the folder of its class, and manifest.json lists them.
     # Hard links take no space; use mode="copy" where the destination is another disk.
     report = tiny_imagenet.restructure(
         options.source, options.destination, classes=classes, mode="hardlink"

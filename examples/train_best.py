@@ -11,6 +11,7 @@ embedded sample. A stopped script goes on where it was.
 
 import argparse
 import dataclasses
+from pathlib import Path
 
 import keras_tinyalex as tinyalex
 from keras_tinyalex import recipes
@@ -25,6 +26,10 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true", help="2 classes, 1 epoch")
     options = parser.parse_args()
 
+    # Each kind of run has folders of its own; one that holds another run is refused.
+    kind = ("held-out" if options.without else "val") + "-smoke" * options.smoke
+    folder = f"{Path(options.data).stem}-{kind}-seed{options.seed}"
+    # A recipe is a frozen dataclass: `replace` makes another one with a field changed.
     compared = [recipes.BEST]
     if options.without:
         old = {options.without: getattr(recipes.BASELINE, options.without)}
@@ -35,6 +40,7 @@ def main() -> None:
             recipe=recipe,
             data=options.data,
             classes=2 if options.smoke else 20,
+            output=f"runs/{recipe.name}-{folder}",
             seed=options.seed,
             epochs=1 if options.smoke else None,
             validation_split=0.1 if options.without else None,

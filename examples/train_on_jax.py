@@ -11,6 +11,7 @@ import argparse
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 os.environ["KERAS_BACKEND"] = "jax"  # or "torch"
 
@@ -18,6 +19,7 @@ import keras
 
 import keras_tinyalex as tinyalex
 
+# What the other process does with the model file.
 PREDICT = """
 import keras_tinyalex as tinyalex, keras, sys
 model = keras.models.load_model(sys.argv[1])
@@ -37,7 +39,7 @@ def main() -> None:
         data=options.data,
         classes=2 if options.smoke else 20,
         epochs=1 if options.smoke else options.epochs,
-        output="runs/on-jax",
+        output=f"runs/jax-{Path(options.data).stem}" + "-smoke" * options.smoke,
     )
     print(f"accuracy {run.metrics['val_accuracy']:.3f}")
 

@@ -24,15 +24,19 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true", help="quick, says nothing")
     options = parser.parse_args()
 
+    # A space says which choices of a recipe may vary; a tuner, in which order they are
+    # tried. Hyperband trains many recipes briefly and goes on with the promising ones.
     arguments: dict = {"space": options.space, "tuner": options.tuner}
     arguments |= {"epochs": options.epochs, "classes": 20}
     if options.smoke:
         narrow = Recipe("narrow", width_multiplier=0.25)
         arguments |= {"space": "augmentation", "tuner": "random", "max_trials": 2}
         arguments |= {"recipe": narrow, "epochs": 1, "classes": 2}
-        options.seeds = [0]
+        options.seeds, options.output = [0], "runs/smoke-tune"
     found = tuning.search(options.data, output=options.output, **arguments)
 
+    # Trials are compared on a tenth of the training images. The best of many is lucky
+    # there, too, so that the number below is a little too good.
     print(f"{len(found.ranking)} trials completed; all of them are in {found.path}")
     baseline, best = found.trials[0], found.ranking[0]
     for name, trial in (("baseline", baseline), ("best", best)):
@@ -40,6 +44,8 @@ def main() -> None:
         print(f"  {name}: {accuracy:.3f} on the held-out images, {epochs} epochs")
     print(f"its recipe, for train --recipe: {found.path / 'best.json'}")
 
+    # The honest number: trained again with new seeds, measured on the val images, which
+    # the search has not seen.
     runs = tuning.retrain(found.path, seeds=options.seeds)
     accuracies = [run["val_accuracy"] for run in runs]
     print(
