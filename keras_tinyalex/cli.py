@@ -440,9 +440,13 @@ def _parser() -> argparse.ArgumentParser:
 
     command = _command(commands, "weights", _weights, "the weights in the package")
     command.add_argument(
-        "action", nargs="?", choices=("list", "show", "path"), default="list"
+        "action",
+        nargs="?",
+        choices=("list", "show", "path"),
+        default="list",
+        help="names, the model card of one, or its file (default: list)",
     )
-    command.add_argument("name", nargs="?", metavar="NAME")
+    command.add_argument("name", nargs="?", metavar="NAME", help="shipped weights")
     return parser
 
 

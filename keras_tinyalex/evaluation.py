@@ -129,7 +129,7 @@ def evaluate(
         >>> result.top1, result.per_class
         (0.5, {'cat': 1.0, 'dog': 0.0, 'fox': 0.0})
     """
-    _check_arguments(data, batch_size, classes, data_format)
+    _check_arguments(model, data, batch_size, classes, data_format)
     data_format = data_format or keras.config.image_data_format()
     names: Sequence[str] | None = getattr(data, "class_names", None)
     if isinstance(data, (str, os.PathLike)):
@@ -266,8 +266,14 @@ def calibration_curve(
 
 
 def _check_arguments(
-    data: Any, batch_size: Any, classes: Any, data_format: str | None
+    model: Any, data: Any, batch_size: Any, classes: Any, data_format: str | None
 ) -> None:
+    if not isinstance(model, keras.Model):
+        raise ValueError(
+            "`model` must be a keras.Model: load a file with "
+            "`keras.models.load_model(path)`, weights of this package with "
+            f"`AlexNetMini(weights=name)`. Received: model={model!r}"
+        )
     if not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
         raise ValueError(
             "`batch_size` must be a positive integer. "

@@ -469,3 +469,9 @@ def test_calibration_error_refuses():
         expected_calibration_error([], [])
     with pytest.raises(ValueError, match=r"`bins` must be .*Received: bins=0"):
         calibration_curve([0.5], [True], bins=0)
+
+
+@pytest.mark.parametrize("model", ["model.keras", None])
+def test_model_must_be_a_model(model):
+    with pytest.raises(ValueError, match=rf"load_model.*Received: model={model!r}"):
+        evaluate(model, (np.zeros((1, 8, 8, 3), "uint8"), np.zeros(1, int)))

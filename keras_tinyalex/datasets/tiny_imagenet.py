@@ -414,9 +414,10 @@ def _decode(
             bar.advance(count)
     if problems:
         shown = "\n  ".join(sorted(problems)[:20])
+        first = " (the first 20)" if len(problems) > 20 else ""
         raise ValueError(
             f"{len(problems)} of {len(found)} {split} images cannot be decoded; "
-            f"restore or remove them (the first {min(20, len(problems))}):\n  {shown}"
+            f"restore or remove them{first}:\n  {shown}"
         )
 
 
