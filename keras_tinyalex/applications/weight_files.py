@@ -4,6 +4,7 @@ import contextlib
 import functools
 import json
 import math
+import mmap
 import struct
 import zipfile
 from collections.abc import Callable, Iterator
@@ -19,16 +20,24 @@ _SAFETENSORS_FLOATS = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 _SAFETENSORS_OTHERS = ("I64", "I32", "I16", "I8", "U64", "U32", "U16", "U8", "BOOL")
 # Of JSON, which takes ten times its size in memory; ours has 2 KB.
 _SAFETENSORS_HEADER_LIMIT = 1 << 20
+_HEAP = b"GCOL\1"  # signature and version of a heap in HDF5
 _FORMATS = "`.keras`, `.h5`, `.weights.h5` or `.safetensors`"
 
 
 class Array(NamedTuple):
-    """The header of an array in a file, and how to read its values."""
+    """The header of an array in a file, and how to read some of its rows."""
 
     shape: tuple[int, ...]
     dtype: str
     is_float: bool
-    read: Callable[[], np.ndarray]
+    read: Callable[[slice], np.ndarray]
+
+    def blocks(self, size: int) -> Iterator[np.ndarray]:
+        """Reads the values in blocks of whole rows, of about `size` numbers."""
+        rows = self.shape[0] if self.shape else 1
+        step = max(1, size // max(1, math.prod(self.shape[1:])))
+        for start in range(0, max(1, rows), step):
+            yield self.read(slice(start, min(start + step, rows)))
 
 
 @contextlib.contextmanager
@@ -70,18 +79,51 @@ def _open(
 ) -> dict[str, Array]:
     if path.suffix == ".safetensors":
         return _safetensors(stack.enter_context(path.open("rb")))
+    if path.suffix in (".keras", ".h5"):
+        _require_sound_heaps(path)
     if path.suffix == ".keras":
         archive = stack.enter_context(zipfile.ZipFile(path))
         if archive.getinfo(_WEIGHTS_MEMBER).compress_type != zipfile.ZIP_STORED:
             raise ValueError(f"{_WEIGHTS_MEMBER} is packed; Keras stores it as it is")
         member = stack.enter_context(archive.open(_WEIGHTS_MEMBER))
-        return _keras_layout(stack.enter_context(h5py.File(member, "r")), order)
+        return _keras_layout(_open_h5(member, stack), order)
     if path.suffix == ".h5":
-        file = stack.enter_context(h5py.File(path, "r"))
+        file = _open_h5(path, stack)
         if path.name.endswith(".weights.h5") or "layers" in file:
             return _keras_layout(file, order)
         return _legacy_layout(file)
     raise ValueError(f"the name must end in {_FORMATS}")
+
+
+def _require_sound_heaps(path: Path) -> None:
+    """Refuses heaps, where HDF5 keeps texts, in which it would walk for ever.
+
+    An object of no length, or of one beyond the end, sets HDF5 1.14 going in
+    circles as soon as a text is read. A `.keras` file holds the same bytes.
+
+    Source: https://support.hdfgroup.org/documentation/hdf5/latest/_f_m_t3.html
+    """
+    with (
+        path.open("rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
+    ):
+        start = data.find(_HEAP)
+        while start >= 0:
+            at, end = start + 16, start + struct.unpack_from("<Q", data, start + 8)[0]
+            while at + 16 <= end:
+                index, length = struct.unpack_from("<H6xQ", data, at)
+                step = 16 + (length + 7) // 8 * 8 if index else length
+                if step < 16 or at + step > end:
+                    raise ValueError("a heap of texts in it is damaged")
+                at += step
+            start = data.find(_HEAP, start + 1)
+
+
+def _open_h5(source: Any, stack: contextlib.ExitStack) -> h5py.File:
+    file = stack.enter_context(h5py.File(source, "r"))
+    if file.id.get_create_plist().get_sizes() != (8, 8):  # else heaps look otherwise
+        raise ValueError("its addresses and lengths must have 8 bytes, as Keras' have")
+    return file
 
 
 def _children(group: h5py.Group) -> Iterator[tuple[str, h5py.Group | h5py.Dataset]]:
@@ -121,12 +163,14 @@ def _layer_name(variables: h5py.Group, key: str) -> str:
 
 def _h5_array(dataset: h5py.Dataset) -> Array:
     # HDF5 has no bfloat16: Keras stores it as two opaque bytes.
-    if dataset.dtype == np.dtype("V2"):
-        return Array(
-            dataset.shape, "bfloat16", True, lambda: _from_bfloat16(dataset[()])
-        )
-    is_float = dataset.dtype.kind == "f"
-    return Array(dataset.shape, str(dataset.dtype), is_float, lambda: dataset[()])
+    opaque = dataset.dtype == np.dtype("V2")
+
+    def read(rows: slice) -> np.ndarray:
+        values = dataset[rows if dataset.shape else ()]
+        return _from_bfloat16(values) if opaque else values
+
+    dtype = "bfloat16" if opaque else str(dataset.dtype)
+    return Array(dataset.shape, dtype, opaque or dataset.dtype.kind == "f", read)
 
 
 def _from_bfloat16(bits: np.ndarray) -> np.ndarray:
@@ -221,9 +265,11 @@ def _safetensors(file: BinaryIO) -> dict[str, Array]:
 
 
 def _read_raw(
-    file: BinaryIO, start: int, shape: tuple[int, ...], kind: str
+    file: BinaryIO, start: int, shape: tuple[int, ...], kind: str, rows: slice
 ) -> np.ndarray:
-    file.seek(start)
-    data = file.read(math.prod(shape) * np.dtype(kind).itemsize)
-    values = np.frombuffer(data, dtype=kind).reshape(shape)
+    count = rows.stop - rows.start
+    width = math.prod(shape[1:]) * np.dtype(kind).itemsize
+    file.seek(start + rows.start * width)
+    values = np.frombuffer(file.read(count * width), kind)
+    values = values.reshape(shape and (count, *shape[1:]))
     return _from_bfloat16(values) if kind == "<u2" else values

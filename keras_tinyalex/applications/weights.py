@@ -16,9 +16,8 @@ from typing import Any
 
 import h5py
 import keras
-import numpy as np
 
-from keras_tinyalex.applications.weight_files import open_weights
+from keras_tinyalex.applications.weight_files import Array, open_weights
 
 # Layers that follow the convolutions, the last of which is the classifier.
 _TOP_LAYERS = ("fc1", "fc2", "predictions")
@@ -184,12 +183,11 @@ def load_weights_into(
                 "file was made with. The model is unchanged."
             )
         try:
-            values = {name: arrays[name].read() for name in variables}
+            values, bad = _read(variables, arrays)
         except Exception as error:  # as in `open_weights`
             raise ValueError(
                 f"Cannot read weights from {path}: {error}. The model is unchanged."
             ) from error
-    bad = [name for name, value in values.items() if not np.isfinite(value).all()]
     if bad:
         raise ValueError(
             f"The weights in {path} must be finite, but {_brief(bad)} "
@@ -199,8 +197,32 @@ def load_weights_into(
         variable.assign(values.pop(name))
 
 
+def _read(
+    variables: dict[str, Any], arrays: dict[str, Array]
+) -> tuple[dict[str, Any], list[str]]:
+    """The values as tensors, and the names of those that are not finite."""
+    values, bad = {}, []
+    for name, variable in variables.items():
+        values[name], finite = _read_tensor(arrays[name], variable.dtype)
+        if not finite:
+            bad.append(name)
+    return values, bad
+
+
+def _read_tensor(array: Array, dtype: str) -> tuple[Any, bool]:
+    # TensorFlow makes two copies of an array that it converts, and keeps both
+    # beside the tensor: blocks of it, copied once more, are gone at once.
+    blocks = [
+        keras.ops.copy(keras.ops.convert_to_tensor(values, dtype=dtype))
+        for values in array.blocks(1 << 18)
+    ]
+    # After the conversion, which can make an infinity of 1e300.
+    finite = all(bool(keras.ops.all(keras.ops.isfinite(block))) for block in blocks)
+    return (blocks[0] if len(blocks) == 1 else keras.ops.concatenate(blocks)), finite
+
+
 def _leave_out_top(
-    variables: dict[str, Any], arrays: dict[str, Any], path: Path
+    variables: dict[str, Any], arrays: dict[str, Array], path: Path
 ) -> None:
     """Drops what belongs to another top from both sides, see `new_head`."""
     if not any(name.startswith(f"{_CLASSIFIER}/") for name in variables):
@@ -223,7 +245,7 @@ def _leave_out_top(
     )
 
 
-def _compare(variables: dict[str, Any], arrays: dict[str, Any]) -> list[str]:
+def _compare(variables: dict[str, Any], arrays: dict[str, Array]) -> list[str]:
     missing = [name for name in variables if name not in arrays]
     unexpected = [name for name in arrays if name not in variables]
     both = [name for name in variables if name in arrays]

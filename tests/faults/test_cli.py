@@ -1,5 +1,6 @@
 """500 random command lines: an exit status, one line, never a traceback."""
 
+import dataclasses
 import os
 import random
 import subprocess
@@ -7,7 +8,7 @@ import sys
 
 import pytest
 
-from keras_tinyalex import AlexNetMini, training
+from keras_tinyalex import AlexNetMini, recipes, training
 from keras_tinyalex.applications import save_model
 from keras_tinyalex.cli import main
 
@@ -33,11 +34,9 @@ def place(make_official_folder, tmp_path, monkeypatch):
     (tmp_path / "noise.zip").write_bytes(b"PK\3\4" + bytes(100))
     (tmp_path / "bytes-\udcff.JPEG").write_bytes(b"\xff\xd8\xff")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(
-        training,
-        "AlexNetMini",
-        lambda **options: AlexNetMini(**{**options, "width_multiplier": 1 / 16}),
-    )
+    for name, recipe in list(recipes.RECIPES.items()):
+        narrow = dataclasses.replace(recipe, width_multiplier=1 / 16)
+        monkeypatch.setitem(recipes.RECIPES, name, narrow)
     monkeypatch.setattr(training, "_write_plots", lambda *arguments: None)
     # Nothing is fetched from the network in a test.
     monkeypatch.setattr(

@@ -18,7 +18,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_tinyalex import AlexNetMini, recipes, train, training
+from keras_tinyalex import recipes, train, training
 from keras_tinyalex.callbacks import Checkpoint, History, _read_checkpoint
 
 pytestmark = pytest.mark.faults
@@ -29,7 +29,7 @@ KILLS = 20
 # A child that trains a narrow net and notes each epoch it begins and ends.
 CHILD = textwrap.dedent("""
     import os, sys
-    from keras_tinyalex import AlexNetMini, train, training
+    from keras_tinyalex import Recipe, train, training
     from keras_tinyalex.callbacks import Checkpoint
 
     data, output, log, epochs = sys.argv[1:]
@@ -45,11 +45,9 @@ CHILD = textwrap.dedent("""
         os.write(note, b"saved %d\\n" % epoch)
 
     Checkpoint.on_epoch_begin, Checkpoint.on_epoch_end = on_epoch_begin, on_epoch_end
-    training.AlexNetMini = lambda **options: AlexNetMini(
-        **{**options, "width_multiplier": 1 / 16}
-    )
     training._write_plots = lambda *arguments: None
-    train(data=data, output=output, classes=3, epochs=int(epochs), progress=False)
+    recipe = Recipe("narrow", epochs=int(epochs), width_multiplier=1 / 16)
+    train(recipe, data, 3, output, progress=False)
     os.write(note, b"done\\n")
 """)
 
@@ -130,16 +128,12 @@ def test_killed_at_20_random_moments(tmp_path, make_official_folder, wait_for, f
 def quick(make_official_folder, tmp_path, monkeypatch):
     """Trains a narrow net in this process into `tmp_path/run`."""
     data = make_official_folder(tmp_path / "data")
-    monkeypatch.setattr(
-        training,
-        "AlexNetMini",
-        lambda **options: AlexNetMini(**{**options, "width_multiplier": 1 / 16}),
-    )
     monkeypatch.setattr(training, "_write_plots", lambda *arguments: None)
 
-    def run(output=tmp_path / "run", epochs=3, **options):
-        arguments = {"classes": 3, "epochs": epochs, "progress": False, **options}
-        return train(data=data, output=output, **arguments)
+    def run(output=tmp_path / "run", recipe=recipes.BASELINE, epochs=3, **options):
+        narrow = dataclasses.replace(recipe, width_multiplier=1 / 16)
+        options = {"epochs": epochs, "progress": False, **options}
+        return train(narrow, data, 3, output, **options)
 
     return run
 
