@@ -36,7 +36,7 @@ class LocalResponseNormalization(keras.Layer):  # type: ignore[misc]
     The layer has no weights. It computes in float32 under the float16 and
     bfloat16 policies, so that squares neither overflow nor lose digits. A NaN
     or infinite value reaches the outputs within `depth_radius` channels of it
-    and no others.
+    and no others; in training, neither does it reach other gradients.
 
     Args:
         depth_radius: Non-negative integer. How many channels on each side take
@@ -131,7 +131,7 @@ class LocalResponseNormalization(keras.Layer):  # type: ignore[misc]
         # from the arguments, so it is a constant and not a weight.
         index = np.arange(channels)
         distance = np.abs(index[:, None] - index[None, :])
-        self._band = (distance <= min(self.depth_radius, channels)).astype("float32")
+        self._band = (distance <= min(self.depth_radius, channels)).astype("float64")
         self.built = True
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
@@ -140,12 +140,19 @@ class LocalResponseNormalization(keras.Layer):  # type: ignore[misc]
         x = ops.cast(inputs, "float64" if double else "float32")
         if training and keras.backend.backend() != "jax":
             y = self._normalize_in_training(x)
-        else:  # XLA derives and fuses as good a gradient by itself
-            y, _ = self._normalize(x, self._window_sums(_finite(ops.square(x))))
+        else:
+            sums = self._window_sums(_finite(ops.square(x)), self.alpha)
+            if keras.backend.backend() == "jax":
+                # XLA derives and fuses as good a gradient by itself, but the band
+                # would spread what is no number in it, too.
+                dtype = keras.backend.standardize_dtype(sums.dtype)
+                finite = ops.abs(sums) < 0.5 * self.alpha * _FOR_INFINITY[dtype]
+                sums = ops.where(finite, sums, ops.stop_gradient(sums))
+            y, _ = self._normalize(x, sums)
         return ops.cast(y, self.compute_dtype)
 
     def _normalize(self, x: Any, sums: Any) -> tuple[Any, Any]:
-        base = self.bias + self.alpha * sums
+        base = self.bias + sums
         scale = self._power(base)
         return x * scale, (base, scale)
 
@@ -155,32 +162,48 @@ class LocalResponseNormalization(keras.Layer):  # type: ignore[misc]
         @ops.custom_gradient  # type: ignore[untyped-decorator]
         def normalize(x: Any) -> tuple[Any, Any]:
             squares = ops.square(x)
-            if keras.backend.backend() == "torch":  # one pass there, no branch
+            on_torch = keras.backend.backend() == "torch"
+            if on_torch:  # one pass there, no branch
                 dtype = keras.backend.standardize_dtype(squares.dtype)
                 nan, infinity = _FOR_NAN[dtype], _FOR_INFINITY[dtype]
-                sums = self._window_sums(ops.nan_to_num(squares, nan, infinity))
+                squares = ops.nan_to_num(squares, nan, infinity)
+                sums = self._window_sums(squares, self.alpha)
             else:
-                sums = self._window_sums(squares)
+                sums = self._window_sums(squares, self.alpha)
+                all_finite = ops.isfinite(ops.sum(sums))
                 sums = ops.cond(
-                    ops.isfinite(ops.sum(sums)),
+                    all_finite,
                     lambda: sums,
-                    lambda: self._window_sums(_finite(squares)),
+                    lambda: self._window_sums(_finite(squares), self.alpha),
                 )
             y, (base, scale) = self._normalize(x, sums)
 
             def gradient(*args: Any, upstream: Any = None) -> Any:
                 dy = args[0] if upstream is None else upstream
-                root = ops.square(scale) if self.beta == 0.5 else 1 / base
-                inner = self._window_sums(dy * y * root)
-                return dy * scale - (2 * self.alpha * self.beta) * x * inner
+                scaled = dy * scale
+                # The first is one pass less.
+                half = self.beta == 0.5
+                inner = scaled * y * scale if half else dy * y / base
+                if on_torch:
+                    inner = ops.nan_to_num(inner, 0.0, 0.0, 0.0)
+                else:
+                    inner = ops.cond(
+                        all_finite,
+                        lambda: inner,
+                        lambda: ops.where(ops.isfinite(inner), inner, 0.0),
+                    )
+                inner = self._window_sums(inner, 2 * self.alpha * self.beta)
+                return scaled - x * inner
 
             return y, gradient
 
         return normalize(x)
 
-    def _window_sums(self, values: Any) -> Any:
-        # `@`, because on torch `ops.matmul` multiplies float64 as float32.
-        band = ops.convert_to_tensor(self._band, dtype=values.dtype)
+    def _window_sums(self, values: Any, factor: float) -> Any:
+        """`factor` times the sums over the window of each channel."""
+        # `@`, because on torch `ops.matmul` multiplies float64 as float32. The
+        # factor is in the matrix, where it costs no pass over the values.
+        band = ops.convert_to_tensor(factor * self._band, dtype=values.dtype)
         shape = ops.shape(values)
         channels = self._band.shape[0]
         if self._channel_axis == -1:

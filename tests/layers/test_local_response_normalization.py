@@ -282,6 +282,24 @@ def test_infinity_touches_only_its_window(training):
     np.testing.assert_allclose(y[far], expected[far], rtol=1e-5)
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize(("alpha", "beta"), [(1.0, 0.5), (1e-4, 0.75)])
+def test_gradient_of_nan_and_infinity_stays_in_the_window(value, alpha, beta):
+    generator = np.random.default_rng(0)
+    x = generator.standard_normal((3, 64)).astype("float32")
+    upstream = generator.standard_normal((3, 64)).astype("float32")
+    layer = LocalResponseNormalization(depth_radius=2, alpha=alpha, beta=beta)
+    clean = input_gradient(layer, x, upstream, training=True)
+    x[1, 30] = value
+    found = input_gradient(layer, x, upstream, training=True)
+    np.testing.assert_array_equal(found[[0, 2]], clean[[0, 2]])
+    spoilt = set(np.flatnonzero(~np.isfinite(found[1])))
+    assert {30} <= spoilt <= {28, 29, 30, 31, 32}
+    # Only up to two radii away does the gradient depend on the value at all.
+    far = np.abs(np.arange(64) - 30) > 4
+    np.testing.assert_allclose(found[1, far], clean[1, far], rtol=1e-5, atol=1e-7)
+
+
 @pytest.mark.parametrize("training", [False, True])
 def test_one_huge_channel_does_not_disturb_the_others(training):
     # its square, 1e20, swallows every other digit of a running sum
