@@ -141,66 +141,74 @@ class LocalResponseNormalization(keras.Layer):  # type: ignore[misc]
         if training and keras.backend.backend() != "jax":
             y = self._normalize_in_training(x)
         else:
-            sums = self._window_sums(_finite(ops.square(x)), self.alpha)
+            base = self._bases(_finite(ops.square(x)))
             if keras.backend.backend() == "jax":
                 # XLA derives and fuses as good a gradient by itself, but the band
                 # would spread what is no number in it, too.
-                dtype = keras.backend.standardize_dtype(sums.dtype)
-                finite = ops.abs(sums) < 0.5 * self.alpha * _FOR_INFINITY[dtype]
-                sums = ops.where(finite, sums, ops.stop_gradient(sums))
-            y, _ = self._normalize(x, sums)
+                dtype = keras.backend.standardize_dtype(base.dtype)
+                sound = ops.abs(base) < 0.5 * self.alpha * _FOR_INFINITY[dtype]
+                base = ops.where(sound, base, ops.stop_gradient(base))
+            y = x * self._power(base)
         return ops.cast(y, self.compute_dtype)
 
-    def _normalize(self, x: Any, sums: Any) -> tuple[Any, Any]:
-        base = self.bias + sums
-        scale = self._power(base)
-        return x * scale, (base, scale)
-
     def _normalize_in_training(self, x: Any) -> Any:
-        """The same with the gradient by hand: two products and few passes."""
+        """The same with the gradient by hand: two products and few passes.
+
+        A pass is what costs here. `*=` is none of its own on torch, where it
+        works in place, and the same as `*` elsewhere.
+        """
+        on_torch = keras.backend.backend() == "torch"
 
         @ops.custom_gradient  # type: ignore[untyped-decorator]
         def normalize(x: Any) -> tuple[Any, Any]:
             squares = ops.square(x)
-            on_torch = keras.backend.backend() == "torch"
-            if on_torch:  # one pass there, no branch
+            if on_torch:
                 dtype = keras.backend.standardize_dtype(squares.dtype)
-                nan, infinity = _FOR_NAN[dtype], _FOR_INFINITY[dtype]
-                squares = ops.nan_to_num(squares, nan, infinity)
-                sums = self._window_sums(squares, self.alpha)
+                squares.nan_to_num_(_FOR_NAN[dtype], _FOR_INFINITY[dtype])
+                base = self._bases(squares)
             else:
-                sums = self._window_sums(squares, self.alpha)
-                all_finite = ops.isfinite(ops.sum(sums))
-                sums = ops.cond(
-                    all_finite,
-                    lambda: sums,
-                    lambda: self._window_sums(_finite(squares), self.alpha),
+                base = self._bases(squares)
+                # What is no number has spread to all channels: one of them tells.
+                one = base[..., 0] if self._channel_axis == -1 else base[:, 0]
+                sound = ops.isfinite(ops.sum(one))
+                base = ops.cond(
+                    sound, lambda: base, lambda: self._bases(_finite(squares))
                 )
-            y, (base, scale) = self._normalize(x, sums)
+            scale = self._power(base)
+            y = x * scale
 
             def gradient(*args: Any, upstream: Any = None) -> Any:
                 dy = args[0] if upstream is None else upstream
-                scaled = dy * scale
-                # The first is one pass less.
-                half = self.beta == 0.5
-                inner = scaled * y * scale if half else dy * y / base
+                dx = dy * scale
+                if self.beta == 0.5:
+                    inner = dx * y
+                    inner *= scale
+                else:
+                    inner = dy * y
+                    inner /= base
                 if on_torch:
-                    inner = ops.nan_to_num(inner, 0.0, 0.0, 0.0)
+                    inner.nan_to_num_(0.0, 0.0, 0.0)
                 else:
                     inner = ops.cond(
-                        all_finite,
+                        sound,
                         lambda: inner,
                         lambda: ops.where(ops.isfinite(inner), inner, 0.0),
                     )
                 inner = self._window_sums(inner, 2 * self.alpha * self.beta)
-                return scaled - x * inner
+                inner *= x
+                dx -= inner
+                return dx
 
             return y, gradient
 
         return normalize(x)
 
-    def _window_sums(self, values: Any, factor: float) -> Any:
-        """`factor` times the sums over the window of each channel."""
+    def _bases(self, squares: Any) -> Any:
+        """`bias + alpha * sums`, whose power divides the inputs."""
+        return self._window_sums(squares, self.alpha, self.bias)
+
+    def _window_sums(self, values: Any, factor: float, offset: float = 0.0) -> Any:
+        """The sums over the window of each channel, times `factor`, plus `offset`."""
         # `@`, because on torch `ops.matmul` multiplies float64 as float32. The
         # factor is in the matrix, where it costs no pass over the values.
         band = ops.convert_to_tensor(factor * self._band, dtype=values.dtype)
@@ -211,6 +219,11 @@ class LocalResponseNormalization(keras.Layer):  # type: ignore[misc]
         else:
             positions = math.prod(shape[2:])
             sums = band @ ops.reshape(values, (shape[0], channels, positions))
+        if offset and keras.backend.backend() == "tensorflow" and sums.ndim == 2:
+            # TensorFlow adds a vector to a product in the same pass.
+            sums = ops.add(sums, ops.full((channels,), offset, sums.dtype))
+        elif offset:
+            sums += offset
         return ops.reshape(sums, shape)
 
     def _power(self, base: Any) -> Any:
