@@ -23,7 +23,8 @@ class Recipe:
         description: What the recipe is for, in one sentence.
         epochs: Passes over the training images.
         batch_size: Images in a step.
-        optimizer: Keras name of the optimizer: `"sgd"` or `"adamw"`.
+        optimizer: `"sgd"` or `"adamw"` of Keras, or `"muon"`; see
+            `keras_tinyalex.optimizers.Muon`.
         learning_rate: Peak step size.
         momentum: Nesterov momentum of SGD, in [0, 1).
         weight_decay: Decoupled weight decay, >= 0; of kernels only, times
@@ -47,6 +48,8 @@ class Recipe:
         mixing: `"mixup"`, `"cutmix"`, `"mixup_cutmix"` or `None`; see
             `keras_tinyalex.augmentation`.
         unmixed_epochs: Last epochs without mixing, >= 0.
+        half_size_epochs: First epochs on images of half the size, >= 0; see
+            `keras_tinyalex.training.half_size`.
         label_smoothing: Part of each label spread over all classes, [0, 1).
         ema_momentum: Momentum, per step, of the moving average of the
             weights that becomes the model at the end; 0 keeps the last
@@ -82,6 +85,7 @@ class Recipe:
     augmentation: str | None = None
     mixing: str | None = None
     unmixed_epochs: int = 0
+    half_size_epochs: int = 0
     label_smoothing: float = 0.0
     ema_momentum: float = 0.0
     dtype: str = "float32"
@@ -103,7 +107,13 @@ class Recipe:
                 "`learning_rate` must be a positive number. "
                 f"Received: learning_rate={self.learning_rate!r}"
             )
-
+        if self.half_size_epochs and self.ema_momentum:
+            raise ValueError(
+                "`ema_momentum` must be 0 with `half_size_epochs`: the average would "
+                "become the model between them. Received: "
+                f"half_size_epochs={self.half_size_epochs}, "
+                f"ema_momentum={self.ema_momentum}"
+            )
         try:
             if self.dtype != "auto":
                 keras.dtype_policies.get(self.dtype)
@@ -129,7 +139,7 @@ class Recipe:
 
 
 _CHOICES: dict[str, tuple[str | None, ...]] = {
-    "optimizer": ("sgd", "adamw"),
+    "optimizer": ("sgd", "adamw", "muon"),
     "schedule": ("constant", "cosine"),
     "initialization": ("glorot", "he", "whitening"),
     "mixing": (None, *augmentation.MIXINGS),

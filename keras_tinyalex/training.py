@@ -42,6 +42,7 @@ from keras_tinyalex.datasets.tiny_imagenet import (
 )
 from keras_tinyalex.evaluation import Evaluation, evaluate
 from keras_tinyalex.files import one_writer, write_json
+from keras_tinyalex.optimizers import Muon
 from keras_tinyalex.progress import Progress
 from keras_tinyalex.recipes import Recipe
 
@@ -172,17 +173,14 @@ def _train(
     if done and progress:
         print(f"resuming {folder} after epoch {done}/{total}", file=sys.stderr)
     to_do = len(train_data.labels) * (total - done)
-    with (
-        Progress("training", to_do, "images", progress, lines=False) as bar,
-        backend_seeds_kept(),
-    ):
-        model.fit(
-            batches.feed(),
-            validation_data=val_batches.feed(),
+    with Progress("training", to_do, "images", progress, lines=False) as bar:
+        fit(
+            model,
+            recipe,
+            batches,
+            val_batches,
             epochs=total,
             initial_epoch=done,
-            # `Batches` has its order from the seed; Keras would mix it again.
-            shuffle=False,
             verbose=0,
             callbacks=[
                 history,
@@ -286,6 +284,76 @@ def make_batches(
         mixed_epochs=recipe.epochs - recipe.unmixed_epochs,
     )
     return batches, Batches(val_data, 128, shuffle=False, one_hot=recipe.soft_labels)
+
+
+def fit(
+    model: Any,
+    recipe: Recipe,
+    batches: Batches,
+    val_batches: Batches,
+    epochs: int,
+    initial_epoch: int = 0,
+    **options: Any,
+) -> Any:
+    """Trains a compiled model in the phases of a recipe.
+
+    Args:
+        model: A compiled `AlexNetMini`.
+        recipe: The `Recipe` that it was built and compiled by.
+        batches: The batches to train on.
+        val_batches: The batches to validate on.
+        epochs: Epoch to stop behind.
+        initial_epoch: Epochs that are done.
+        **options: Other arguments of `keras.Model.fit`.
+
+    Returns:
+        The `keras.callbacks.History` of the last phase.
+    """
+    half = min(recipe.half_size_epochs, epochs)
+    phases = [(half_size(model, recipe), half)] if initial_epoch < half else []
+    phases += [(model, epochs)] if half < epochs else []
+    with backend_seeds_kept():
+        for network, end in phases:
+            done = network.fit(
+                batches.feed(),
+                validation_data=val_batches.feed(),
+                epochs=end,
+                initial_epoch=initial_epoch,
+                # `Batches` has its order from the seed; Keras would mix it again.
+                shuffle=False,
+                **options,
+            )
+            initial_epoch = end
+    return done
+
+
+def half_size(model: Any, recipe: Recipe) -> Any:
+    """Returns the same layers on images of half the height and width.
+
+    A quarter of the work of the convolutions: a training may begin with it
+    (progressive resizing, J. Howard, 2018, https://www.fast.ai/posts/2018-08-10-fastai-diu-imagenet.html).
+    The images are averaged over 2x2 pixels inside of the network, and the maps
+    before the dense layers doubled, so that inputs and weights are the same.
+
+    Args:
+        model: A compiled `AlexNetMini`.
+        recipe: The `Recipe` that it was compiled by.
+
+    Returns:
+        A `keras.Model` that shares layers and optimizer with `model`.
+    """
+    inputs = keras.Input(model.input_shape[1:])
+    x = inputs
+    for layer in model.layers[1:]:
+        if layer.name == "block1_conv":
+            x = keras.layers.AveragePooling2D(2)(x)
+        if layer.name == "flatten":
+            x = keras.layers.UpSampling2D(2)(x)
+        x = layer(x)
+    half = keras.Model(inputs, x)
+    metrics = _metrics(model, recipe)
+    half.compile(model.optimizer, model.loss, metrics=metrics)
+    return half
 
 
 def _adjusted(
@@ -506,7 +574,6 @@ def compile_model(model: Any, recipe: Recipe, images: int) -> None:
         recipe: A `Recipe`.
         images: Number of training images: an epoch's steps follow from it.
     """
-    top = min(5, model.output_shape[-1])
     model.compile(
         optimizer=_optimizer(recipe, -(-images // recipe.batch_size)),
         loss=keras.losses.CategoricalCrossentropy(
@@ -514,14 +581,15 @@ def compile_model(model: Any, recipe: Recipe, images: int) -> None:
         )
         if recipe.soft_labels
         else keras.losses.SparseCategoricalCrossentropy(),
-        metrics=["accuracy", _top_accuracy(recipe, top)],
+        metrics=_metrics(model, recipe),
     )
 
 
-def _top_accuracy(recipe: Recipe, top: int) -> Any:
+def _metrics(model: Any, recipe: Recipe) -> list[Any]:
+    top = min(5, model.output_shape[-1])
     if recipe.soft_labels:
-        return keras.metrics.TopKCategoricalAccuracy(top, name="top5")
-    return keras.metrics.SparseTopKCategoricalAccuracy(top, name="top5")
+        return ["accuracy", keras.metrics.TopKCategoricalAccuracy(top, name="top5")]
+    return ["accuracy", keras.metrics.SparseTopKCategoricalAccuracy(top, name="top5")]
 
 
 def initialize(
@@ -593,8 +661,9 @@ def _optimizer(recipe: Recipe, steps: int) -> Any:
         options["weight_decay"] = recipe.weight_decay
     if recipe.ema_momentum:
         options.update(use_ema=True, ema_momentum=recipe.ema_momentum)
-    if recipe.optimizer == "adamw":
-        optimizer = keras.optimizers.AdamW(rate, **options)
+    if recipe.optimizer in ("adamw", "muon"):
+        adam = keras.optimizers.AdamW if recipe.optimizer == "adamw" else Muon
+        optimizer = adam(rate, **options)
     else:
         nesterov = bool(recipe.momentum)
         optimizer = keras.optimizers.SGD(rate, recipe.momentum, nesterov, **options)

@@ -19,7 +19,7 @@ ALLOWED = {
     "cli": None,  # anything
     "tuning": {"callbacks", "datasets", "files", "progress", "recipes", "training"},
     "training": {"applications", "augmentation", "callbacks", "datasets", "evaluation",
-                 "files", "progress", "recipes", "visualization"},
+                 "files", "optimizers", "progress", "recipes", "visualization"},
     "callbacks": {"datasets", "files", "progress"},
     "export": {"applications"},
     "recipes": {"augmentation"},
@@ -27,6 +27,7 @@ ALLOWED = {
     "applications": {"layers", "datasets"},
     "datasets": {"augmentation", "files", "progress"},
     "layers": set(),
+    "optimizers": set(),
     "augmentation": set(),
     "visualization": {"augmentation", "evaluation", "gradcam"},
     "gradcam": set(),

@@ -20,9 +20,9 @@ EPOCHS = 3
 pytestmark = pytest.mark.backend
 
 
-def narrow(**arguments):
+def narrow(recipe):
     """A sixteenth of the width: the same layers, in a fraction of the time."""
-    return AlexNetMini(**{**arguments, "width_multiplier": 1 / 16})
+    return dataclasses.replace(recipes.get(recipe), width_multiplier=1 / 16)
 
 
 @pytest.fixture(scope="module")
@@ -30,24 +30,19 @@ def finished(tmp_path_factory, make_official_folder):
     """A whole run of three epochs; tests read it and change nothing."""
     folder = tmp_path_factory.mktemp("finished")
     data = make_official_folder(folder / "data")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "AlexNetMini", narrow)
-        return train(
-            data=data, classes=3, epochs=EPOCHS, output=folder / "run", progress=False
-        )
+    recipe = narrow("baseline")
+    return train(recipe, data, 3, folder / "run", epochs=EPOCHS, progress=False)
 
 
 @pytest.fixture
 def quick(official_folder, tmp_path, monkeypatch):
     """Trains on the small official folder, into `tmp_path/run`, undrawn."""
-    monkeypatch.setattr(training, "AlexNetMini", narrow)
     monkeypatch.setattr(training, "_write_plots", lambda *arguments: None)
 
-    def start(output="run", **arguments):
-        arguments = {"epochs": EPOCHS, "classes": 3, **arguments}
-        return train(
-            data=official_folder, output=tmp_path / output, progress=False, **arguments
-        )
+    def start(output="run", recipe="baseline", **arguments):
+        arguments = {"epochs": EPOCHS, "classes": 3, "progress": False, **arguments}
+        output = tmp_path / output
+        return train(narrow(recipe), official_folder, output=output, **arguments)
 
     return start
 
@@ -149,9 +144,12 @@ def test_same_seed_same_weights(quick):
     assert (first != other).any()
 
 
-@pytest.mark.parametrize("recipe", ["sgd", "adamw"])
-def test_stopped_run_goes_on_as_if_it_had_not_been_stopped(quick, monkeypatch, recipe):
+@pytest.mark.parametrize(("recipe", "half"), [("sgd", 0), ("adamw", 0), ("muon", 1)])
+def test_stopped_run_goes_on_as_if_it_had_not_been_stopped(
+    quick, monkeypatch, recipe, half
+):
     changes = {"optimizer": recipe, "schedule": "cosine", "augmentation": "crop_flip"}
+    changes["half_size_epochs"] = half
     # Batches of 2: many of them, so that their order counts.
     recipe = dataclasses.replace(recipes.BASELINE, batch_size=2, **changes)
     whole = quick("whole", recipe=recipe)
@@ -316,3 +314,45 @@ def test_warm_up_takes_at_most_half_of_a_short_training():
     rate = model.optimizer._learning_rate
     at = [float(rate(step)) for step in (0, 4, 5, 10)]
     assert at == pytest.approx([0, 0.0008, 0.001, 0], abs=1e-9)
+
+
+def test_half_size_network_is_the_network_on_averaged_pixels():
+    recipe = dataclasses.replace(recipes.BASELINE, width_multiplier=1 / 16)
+    model = training.build_model(recipe, seed=1, num_classes=4)
+    training.compile_model(model, recipe, images=10)
+    small = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
+    images = small.repeat(2, axis=1).repeat(2, axis=2)
+    half = training.half_size(model, recipe)
+    body = AlexNetMini(False, input_shape=(32, 32, 3), width_multiplier=1 / 16)
+    body.set_weights(model.get_weights()[: len(body.weights)])
+    x = body.predict(small, verbose=0).repeat(2, axis=1).repeat(2, axis=2)
+    x = x.reshape(2, -1)
+    for name in ("fc1", "fc2", "predictions"):
+        x = keras.ops.convert_to_numpy(model.get_layer(name)(x))
+    np.testing.assert_allclose(half.predict(images, verbose=0), x, rtol=1e-4)
+    assert half.optimizer is model.optimizer
+
+
+def test_phases_of_half_and_whole_size(quick, monkeypatch):
+    sizes = []
+
+    class Sizes(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            names = [layer.name for layer in self.model.layers]
+            sizes.append((epoch, any("average" in name for name in names)))
+
+    fit = training.fit
+
+    def watched(*arguments, callbacks, **options):
+        return fit(*arguments, callbacks=[*callbacks, Sizes()], **options)
+
+    monkeypatch.setattr(training, "fit", watched)
+    run = quick(recipe=dataclasses.replace(recipes.BASELINE, half_size_epochs=2))
+    assert sizes == [(0, True), (1, True), (2, False)]
+    assert run.history["epoch"] == [1, 2, 3]
+    assert "val_accuracy" in run.history
+
+
+def test_half_size_and_averaged_weights_exclude_each_other():
+    with pytest.raises(ValueError, match=r"half_size_epochs=2, ema_momentum=0\.9"):
+        recipes.Recipe("both", half_size_epochs=2, ema_momentum=0.9)

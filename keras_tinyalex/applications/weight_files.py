@@ -80,7 +80,7 @@ def _open(
     if path.suffix == ".safetensors":
         return _safetensors(stack.enter_context(path.open("rb")))
     if path.suffix in (".keras", ".h5"):
-        _require_sound_heaps(path)
+        require_sound_heaps(path)
     if path.suffix == ".keras":
         archive = stack.enter_context(zipfile.ZipFile(path))
         if archive.getinfo(_WEIGHTS_MEMBER).compress_type != zipfile.ZIP_STORED:
@@ -95,7 +95,7 @@ def _open(
     raise ValueError(f"the name must end in {_FORMATS}")
 
 
-def _require_sound_heaps(path: Path) -> None:
+def require_sound_heaps(path: Path) -> None:
     """Refuses heaps, where HDF5 keeps texts, in which it would walk for ever.
 
     An object of no length, or of one beyond the end, sets HDF5 1.14 going in
@@ -103,6 +103,8 @@ def _require_sound_heaps(path: Path) -> None:
 
     Source: https://support.hdfgroup.org/documentation/hdf5/latest/_f_m_t3.html
     """
+    if not path.stat().st_size:  # which mmap cannot take
+        raise ValueError("it is empty")
     with (
         path.open("rb") as file,
         mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,

@@ -17,7 +17,11 @@ from typing import Any
 import h5py
 import keras
 
-from keras_tinyalex.applications.weight_files import Array, open_weights
+from keras_tinyalex.applications.weight_files import (
+    Array,
+    open_weights,
+    require_sound_heaps,
+)
 
 # Layers that follow the convolutions, the last of which is the classifier.
 _TOP_LAYERS = ("fc1", "fc2", "predictions")
@@ -404,6 +408,7 @@ def _read_class_text(path: Path) -> str | bytes | None:
                 raise ValueError(f"{_CLASSES_MEMBER} claims {size} bytes")
             return archive.read(_CLASSES_MEMBER)
     if path.suffix == ".h5":
+        require_sound_heaps(path)
         with h5py.File(path, "r") as file:
             text: str | None = file.attrs.get(_CLASSES_ATTRIBUTE)
             return text
@@ -446,6 +451,8 @@ def load_model(
             f"whole model. Received: name_or_path={str(name_or_path)!r}"
         )
     try:
+        if path.suffix in (".keras", ".h5"):
+            require_sound_heaps(path)
         model = keras.models.load_model(path, compile=False)
     except Exception as error:  # Keras, h5py and zipfile raise all kinds here
         reason = next(iter(str(error).splitlines()), type(error).__name__)

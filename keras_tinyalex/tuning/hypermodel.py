@@ -13,9 +13,9 @@ from keras_tinyalex import recipes
 from keras_tinyalex.datasets.tiny_imagenet import LabelledArrays
 from keras_tinyalex.recipes import Recipe
 from keras_tinyalex.training import (
-    backend_seeds_kept,
     build_model,
     compile_model,
+    fit,
     initialize,
     make_batches,
 )
@@ -172,14 +172,8 @@ class HyperAlexNetMini(keras_tuner.HyperModel):  # type: ignore[misc]
         batches.epoch = kwargs.get("initial_epoch", 0)
         if not batches.epoch:
             initialize(model, recipe, train_data.images, self.seed)
-        with backend_seeds_kept():
-            return model.fit(
-                batches.feed(),
-                validation_data=val_batches.feed(),
-                epochs=recipe.epochs if epochs is None else epochs,
-                shuffle=False,
-                **kwargs,
-            )
+        epochs = recipe.epochs if epochs is None else epochs
+        return fit(model, recipe, batches, val_batches, epochs, **kwargs)
 
 
 def _labelled(x: npt.ArrayLike, y: npt.ArrayLike, num_classes: int) -> LabelledArrays:

@@ -18,8 +18,8 @@ from keras_tinyalex.files import write_json
 from keras_tinyalex.progress import Progress
 from keras_tinyalex.recipes import Recipe
 from keras_tinyalex.training import (
-    backend_seeds_kept,
     build,
+    fit,
     make_batches,
 )
 from keras_tinyalex.tuning.hypermodel import HyperAlexNetMini
@@ -167,22 +167,20 @@ def train_trial(
     trial_id = folder.name.removeprefix("trial_")
     tensorboard = folder.parent / "tensorboard" / trial_id
     status = "completed"
-    with (
-        Progress(f"trial {trial_id}", to_do, "images", progress) as bar,
-        backend_seeds_kept(),
-    ):
+    with Progress(f"trial {trial_id}", to_do, "images", progress) as bar:
         advance = keras.callbacks.LambdaCallback(
             on_epoch_end=lambda epoch, logs: bar.advance(
                 images, f"epoch {epoch + 1}/{epochs}"
             )
         )
         try:
-            model.fit(
+            fit(
+                model,
+                recipe,
                 batches,
-                validation_data=val_batches,
-                epochs=epochs,
+                val_batches,
+                epochs,
                 initial_epoch=begun,
-                shuffle=False,
                 verbose=0,
                 callbacks=[
                     history,

@@ -25,7 +25,7 @@ def parts(options):
     backends += [name for name in ("torch", "jax") if importlib.util.find_spec(name)]
     for backend in backends:
         yield backend, ["lrn.py"]
-    yield "tensorflow", ["step.py", "--dtype", options.dtype]
+    yield "tensorflow", ["step.py"]
     if options.data:
         yield "tensorflow", ["data.py", options.data]
 
@@ -80,7 +80,6 @@ def main():
     parser.add_argument(
         "--data", help="zip of Tiny ImageNet's classes; without, no I/O"
     )
-    parser.add_argument("--dtype", default="float32", help="a second policy to measure")
     parser.add_argument("--output", default="benchmarks", help="without suffix")
     options = parser.parse_args()
     described = machine()

@@ -1,12 +1,11 @@
 """The training step against the plain Keras script, plain PyTorch and the machine."""
 
-import argparse
-
 import keras
 import numpy as np
 from measure import paired, row, seconds
 
 from keras_tinyalex import AlexNetMini
+from keras_tinyalex.training import fastest_dtype
 
 FLOP_PER_IMAGE = 0.625e9  # forward and backward of AlexNetMini at 64x64
 
@@ -97,6 +96,17 @@ def epoch_of(model, data):
     return lambda: model.fit(data, verbose=0, shuffle=False)
 
 
+def augmentations(x, step_seconds):
+    """What each augmentation of a batch costs beside its training step."""
+    from keras_tinyalex.augmentation import AUGMENTATIONS
+
+    generator = np.random.default_rng(0)
+    for name, augmentation in AUGMENTATIONS.items():
+        cost = min(seconds(lambda f=augmentation: f(x, generator)) for _ in range(20))
+        what = f"{name} of {len(x)} images, ms"
+        row(what, "its training step", step_seconds / cost, 20, ours=cost * 1e3)
+
+
 def our_batches(x, y, batch_size):
     from keras_tinyalex.datasets.tiny_imagenet import Batches, LabelledArrays
 
@@ -115,29 +125,31 @@ def peak(dtype):
     return 2 * 2048**3 / min(seconds(lambda: product().cpu(), 3) for _ in range(5))
 
 
-def main(dtype):
+def main():
+    auto, reason = fastest_dtype()
+    print(f"--dtype auto is {auto}: {reason}", flush=True)
     for batch_size, count in ((16, 512), (128, 1024)):
         x, y = images(count)
         feed = our_batches(x, y, batch_size)
         plain = epoch_of(plain_keras(), plain_pipeline(x, y, batch_size))
-        epoch = epoch_of(ours("float32"), feed)
-        name = f"training step, batch {batch_size}, float32"
-        paired(
-            name, "plain Keras script", epoch, plain, 1.3 if batch_size == 16 else None
-        )
-        if dtype != "float32":
-            epoch = epoch_of(ours(dtype), feed)
+        for dtype, policy, target in (("float32", "float32", 1.3), ("auto", auto, 1.8)):
+            epoch = epoch_of(ours(policy), feed)
             name = f"training step, batch {batch_size}, {dtype}"
-            paired(name, "plain Keras script", epoch, plain, 1.8)
+            target = target if batch_size == 16 else None
+            paired(name, "plain Keras script", epoch, plain, target)
         if batch_size == 128:
-            paired(name, "plain PyTorch", epoch, plain_torch(x, y, batch_size), 3)
+            torch = plain_torch(x, y, batch_size)
+            paired(name, "plain PyTorch, float32", epoch, torch, 3)
             rate = count * FLOP_PER_IMAGE / min(seconds(epoch) for _ in range(3))
-            for kind in ("float32", "bfloat16"):
+            for kind, target in (("float32", None), ("bfloat16", 0.55)):
                 best = peak(kind)
-                row(name, f"{kind} matrix product peak", rate / best, gflops=best / 1e9)
+                against = f"{kind} matrix product peak"
+                row(name, against, rate / best, target, gflops=best / 1e9)
+    x, y = images(64)
+    step = compiled(AlexNetMini())
+    step.train_on_batch(x, y)
+    augmentations(x, min(seconds(lambda: step.train_on_batch(x, y)) for _ in range(5)))
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--dtype", default="float32")
-    main(parser.parse_args().dtype)
+    main()

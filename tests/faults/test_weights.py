@@ -15,7 +15,12 @@ import numpy as np
 import pytest
 
 from keras_tinyalex import AlexNetMini
-from keras_tinyalex.applications.weights import load_weights_into
+from keras_tinyalex.applications.weights import (
+    load_model,
+    load_weights_into,
+    read_class_names,
+    save_model,
+)
 
 pytestmark = pytest.mark.faults
 
@@ -194,6 +199,17 @@ def heap_attacks(body):
             body[: start + 24] + struct.pack("<Q", -64 % (1 << 64)) + body[start + 32 :]
         ),
     }
+
+
+@pytest.mark.parametrize("name", ["heap in circles", "heap that walks back"])
+def test_whole_models_with_such_heaps(name, tmp_path):
+    good = tmp_path / "good.h5"
+    save_model(make_model(), good, ["a", "b", "c"])
+    bad = tmp_path / "bad.h5"
+    bad.write_bytes(heap_attacks(good.read_bytes())[name])
+    for read in (load_model, read_class_names):
+        with pytest.raises(ValueError, match=r"bad\.h5: a heap of texts .* damaged"):
+            read(bad)
 
 
 def safetensors(header, data=b""):

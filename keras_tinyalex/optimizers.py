@@ -1,0 +1,105 @@
+"""An optimizer for networks of convolutions."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import keras
+from keras import ops
+
+# Newton-Schulz steps, and the coefficients of their quintic.
+STEPS = 5
+QUINTIC = (3.4445, -4.7750, 2.0315)
+
+
+@keras.saving.register_keras_serializable(package="keras_tinyalex")
+class Muon(keras.optimizers.AdamW):  # type: ignore[misc]
+    """Muon for the kernels of convolutions, AdamW for everything else.
+
+    The update of a convolution's kernel is its momentum (Nesterov's), as a
+    matrix of `height * width * inputs` rows, made nearly orthogonal by five
+    Newton-Schulz steps: all directions are learnt at one pace. It is scaled to
+    `0.2 * sqrt(max(rows, columns))`, which gives it the size of AdamW's, so
+    that both share a learning rate and weight decay.
+
+    `keras.optimizers.Muon` does the reverse: it treats matrices alone, so that
+    convolutions get AdamW, and a large dense kernel the most expensive update.
+
+    Source: K. Jordan et al., "Muon: An optimizer for hidden layers in neural
+    networks" (2024, https://kellerjordan.github.io/posts/muon/); the scale is
+    that of J. Liu et al. (2025, https://arxiv.org/abs/2502.16982).
+
+    Args:
+        learning_rate: Float or `keras.optimizers.schedules.LearningRateSchedule`.
+            Defaults to `0.001`.
+        momentum: Float in [0, 1), of the kernels of convolutions. Defaults to
+            `0.95`.
+        **kwargs: Arguments of `keras.optimizers.AdamW`.
+
+    Examples:
+        >>> from keras_tinyalex import AlexNetMini
+        >>> model = AlexNetMini(num_classes=2, width_multiplier=0.25)
+        >>> model.compile(Muon(1e-3), "sparse_categorical_crossentropy")
+    """
+
+    def __init__(
+        self, learning_rate: Any = 0.001, momentum: float = 0.95, **kwargs: Any
+    ) -> None:
+        super().__init__(learning_rate, **kwargs)
+        self.momentum = momentum
+
+    def build(self, variables: Any) -> None:
+        if self.built:
+            return
+        super().build(variables)
+        self._kernel_momentums = [
+            self.add_variable_from_reference(variable, name="kernel_momentum")
+            if len(variable.shape) > 2
+            else None
+            for variable in variables
+        ]
+
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+        momentum = self._kernel_momentums[self._get_variable_index(variable)]
+        if momentum is None:
+            super().update_step(gradient, variable, learning_rate)
+            return
+        gradient = ops.cast(gradient, variable.dtype)
+        self.assign(momentum, self.momentum * momentum + gradient)
+        matrix = ops.reshape(
+            gradient + self.momentum * momentum, (-1, variable.shape[-1])
+        )
+        scale = 0.2 * math.sqrt(max(matrix.shape))
+        step = ops.cast(learning_rate, variable.dtype) * scale * orthogonalized(matrix)
+        self.assign_sub(variable, ops.reshape(step, variable.shape))
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "momentum": self.momentum}
+
+
+def orthogonalized(matrix: Any) -> Any:
+    """Brings all singular values of a matrix near 1, keeping its directions.
+
+    Args:
+        matrix: Tensor of rank 2.
+
+    Returns:
+        Tensor of the same shape and dtype, whose singular values lie between
+        about 0.7 and 1.2 unless they were next to 0.
+
+    Examples:
+        >>> import numpy as np
+        >>> matrix = ops.convert_to_tensor([[3.0, 0.0], [0.0, 0.5]])
+        >>> values = np.linalg.svd(ops.convert_to_numpy(orthogonalized(matrix)))[1]
+        >>> bool(0.6 < values.min() < values.max() < 1.3)
+        True
+    """
+    tall = matrix.shape[0] > matrix.shape[1]
+    x = ops.transpose(matrix) if tall else matrix
+    x = x / (ops.norm(x) + 1e-7)  # no singular value above 1
+    a, b, c = QUINTIC
+    for _ in range(STEPS):
+        square = x @ ops.transpose(x)
+        x = a * x + (b * square + c * square @ square) @ x
+    return ops.transpose(x) if tall else x
