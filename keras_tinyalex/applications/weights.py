@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import os
+import sys
 import uuid
 import warnings
 import zipfile
@@ -16,6 +17,7 @@ from typing import Any
 
 import h5py
 import keras
+import numpy as np
 
 from keras_tinyalex.applications.weight_files import (
     Array,
@@ -214,6 +216,10 @@ def _read(
 
 
 def _read_tensor(array: Array, dtype: str) -> tuple[Any, bool]:
+    if keras.backend.backend() == "jax":
+        # It compiles each operation for each shape, in more memory than the array.
+        whole = keras.ops.convert_to_tensor(next(array.blocks(sys.maxsize)), dtype)
+        return whole, bool(np.isfinite(np.asarray(whole)).all())
     # TensorFlow makes two copies of an array that it converts, and keeps both
     # beside the tensor: blocks of it, copied once more, are gone at once.
     blocks = [
