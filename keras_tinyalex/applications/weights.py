@@ -2,10 +2,13 @@
 
 import contextlib
 import difflib
+import errno
 import hashlib
 import json
 import logging
+import math
 import os
+import shutil
 import sys
 import uuid
 import warnings
@@ -332,6 +335,7 @@ def save_model(
         )
     temporary = path.with_name(f".{path.stem}-{uuid.uuid4().hex}{path.suffix}")
     try:
+        _require_room(model, path)
         with _without_legacy_warning():
             model.save(temporary)
         _add_class_names(temporary, text)
@@ -346,6 +350,20 @@ def save_model(
         ) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _require_room(model: keras.Model, path: Path) -> None:
+    """Raises `OSError` where a disk has too little room for the model.
+
+    Told before HDF5 notices: once that has run out of room in the middle of a
+    file, it can bring the process down with the next one.
+    """
+    optimizer = getattr(model, "optimizer", None)
+    variables = [*model.variables, *(optimizer.variables if optimizer else ())]
+    size = sum(math.prod(v.shape) * (8 if "64" in v.dtype else 4) for v in variables)
+    # And what the file holds besides: names, the configuration, HDF5's own tables.
+    if shutil.disk_usage(path.parent).free < 1.1 * size + (1 << 18):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 @contextlib.contextmanager

@@ -338,6 +338,17 @@ def test_a_failed_save_leaves_the_old_file(tmp_path, suffix, monkeypatch):
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
 
 
+def test_a_disk_without_room_is_told_before_hdf5_notices(tmp_path, monkeypatch):
+    usage = type("Usage", (), {"free": 300_000})
+    monkeypatch.setattr("shutil.disk_usage", lambda path: usage)
+    small = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+    save_model(small, tmp_path / "small.h5", ["a", "b"])
+    large = keras.Sequential([keras.Input((100,)), keras.layers.Dense(100)])
+    with pytest.raises(OSError, match=r"large\.h5: No space left.*Make room"):
+        save_model(large, tmp_path / "large.h5", ["a"])
+    assert [path.name for path in tmp_path.iterdir()] == ["small.h5"]
+
+
 @pytest.mark.parametrize(
     ("name", "class_names", "message"),
     [
