@@ -132,8 +132,8 @@ def quick(make_official_folder, tmp_path, monkeypatch):
 
     def run(output=tmp_path / "run", recipe=recipes.BASELINE, epochs=3, **options):
         narrow = dataclasses.replace(recipe, width_multiplier=1 / 16)
-        options = {"epochs": epochs, "progress": False, **options}
-        return train(narrow, data, 3, output, **options)
+        options = {"classes": 3, "epochs": epochs, "progress": False, **options}
+        return train(narrow, data, output=output, **options)
 
     return run
 
