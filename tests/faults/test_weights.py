@@ -201,12 +201,11 @@ def heap_attacks(body):
     }
 
 
-@pytest.mark.parametrize("name", ["heap in circles", "heap that walks back"])
-def test_whole_models_with_such_heaps(name, tmp_path):
+def test_whole_models_with_such_heaps(tmp_path):
     good = tmp_path / "good.h5"
     save_model(make_model(), good, ["a", "b", "c"])
     bad = tmp_path / "bad.h5"
-    bad.write_bytes(heap_attacks(good.read_bytes())[name])
+    bad.write_bytes(heap_attacks(good.read_bytes())["heap that walks back"])
     for read in (load_model, read_class_names):
         with pytest.raises(ValueError, match=r"bad\.h5: a heap of texts .* damaged"):
             read(bad)
