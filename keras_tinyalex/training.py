@@ -310,8 +310,9 @@ def fit(
         The `keras.callbacks.History` of the last phase.
     """
     half = min(recipe.half_size_epochs, epochs)
-    phases = [(half_size(model, recipe), half)] if initial_epoch < half else []
-    phases += [(model, epochs)] if half < epochs else []
+    phases = [(model, epochs)] if half < epochs else []
+    if initial_epoch < half or not phases:  # there is one, even with nothing to do
+        phases.insert(0, (half_size(model, recipe), half))
     with backend_seeds_kept():
         for network, end in phases:
             done = network.fit(

@@ -356,3 +356,10 @@ def test_phases_of_half_and_whole_size(quick, monkeypatch):
 def test_half_size_and_averaged_weights_exclude_each_other():
     with pytest.raises(ValueError, match=r"half_size_epochs=2, ema_momentum=0\.9"):
         recipes.Recipe("both", half_size_epochs=2, ema_momentum=0.9)
+
+
+def test_a_run_of_half_size_alone_that_was_stopped_at_its_end(quick):
+    recipe = dataclasses.replace(recipes.BASELINE, half_size_epochs=EPOCHS)
+    whole = quick(recipe=recipe)
+    (whole.path / "metrics.json").unlink()  # as if it had been stopped
+    assert (weights(quick(recipe=recipe)) == weights(whole)).all()
