@@ -42,20 +42,20 @@ class Recipe:
             `width_multiplier`, >= 1.
         fc2_units: Units of the second one.
         initialization: `"glorot"` (Keras' default), `"he"` or `"whitening"`;
-            see `keras_tinyalex.training.initialize`.
+            see `keras_tinyalex.building.initialize`.
         dropout: Dropout rate behind both hidden dense layers, in [0, 1).
         augmentation: Name from `keras_tinyalex.augmentation`, or `None`.
         mixing: `"mixup"`, `"cutmix"`, `"mixup_cutmix"` or `None`; see
             `keras_tinyalex.augmentation`.
         unmixed_epochs: Last epochs without mixing, >= 0.
         half_size_epochs: First epochs on images of half the size, >= 0; see
-            `keras_tinyalex.training.half_size`.
+            `keras_tinyalex.building.half_size`.
         label_smoothing: Part of each label spread over all classes, [0, 1).
         ema_momentum: Momentum, per step, of the moving average of the
             weights that becomes the model at the end; 0 keeps the last
             weights.
         dtype: Keras dtype policy, e.g. `"float32"`, `"mixed_bfloat16"`, or
-            `"auto"`; see `keras_tinyalex.training.fastest_dtype`.
+            `"auto"`; see `keras_tinyalex.building.fastest_dtype`.
 
     Examples:
         >>> dataclasses.replace(BASELINE, epochs=2).epochs

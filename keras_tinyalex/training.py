@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import functools
 import hashlib
 import json
 import os
 import platform
-import random
 import shutil
 import sys
 import time
@@ -20,12 +18,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import keras
-import numpy as np
-import numpy.typing as npt
 
 from keras_tinyalex import augmentation, recipes
-from keras_tinyalex.applications.alexnet_mini import AlexNetMini
 from keras_tinyalex.applications.weights import load_model, save_model
+from keras_tinyalex.building import build, fastest_dtype, half_size, in_float32
 from keras_tinyalex.callbacks import (
     Checkpoint,
     History,
@@ -42,7 +38,6 @@ from keras_tinyalex.datasets.tiny_imagenet import (
 )
 from keras_tinyalex.evaluation import Evaluation, evaluate
 from keras_tinyalex.files import one_writer, write_json
-from keras_tinyalex.optimizers import Muon
 from keras_tinyalex.progress import Progress
 from keras_tinyalex.recipes import Recipe
 
@@ -189,7 +184,7 @@ def _train(
                 ProgressReport(bar, total, batches, history),
             ],
         )
-    model = _in_float32(model, recipe)
+    model = in_float32(model, recipe)
     evaluation = evaluate(
         model, (val_data.images, val_data.labels), class_names=val_data.class_names
     )
@@ -213,39 +208,6 @@ def _train(
     return Run(folder, model, train_data.class_names, history.rows, metrics)
 
 
-@functools.cache
-def fastest_dtype() -> tuple[str, str]:
-    """Chooses the dtype policy in which this machine trains fastest.
-
-    A convolution of the network runs in float32 and in bfloat16 by turns.
-    bfloat16 has to win clearly, as it does on processors that multiply in it.
-
-    Returns:
-        `"float32"` or `"mixed_bfloat16"`, and the reason as a sentence.
-
-    Examples:
-        >>> policy, reason = fastest_dtype()
-        >>> policy in ("float32", "mixed_bfloat16")
-        True
-    """
-    generator = np.random.default_rng(0)
-    images = generator.standard_normal((16, 16, 16, 128)).astype(np.float32)
-    kernel = generator.standard_normal((3, 3, 128, 128)).astype(np.float32)
-    seconds: dict[str, list[float]] = {"float32": [], "bfloat16": []}
-    for _ in range(7):
-        for dtype, measured in seconds.items():
-            x, w = (keras.ops.convert_to_tensor(a, dtype) for a in (images, kernel))
-            started = time.perf_counter()
-            y = keras.ops.conv(x, w, padding="same", data_format="channels_last")
-            keras.ops.convert_to_numpy(y[0, 0, 0])
-            measured.append(time.perf_counter() - started)
-    plain, half = (1000 * min(measured) for measured in seconds.values())
-    policy = "mixed_bfloat16" if 1.3 * half < plain else "float32"
-    return policy, (
-        f"a convolution took {half:.1f} ms in bfloat16 and {plain:.1f} ms in float32"
-    )
-
-
 def _dtype_of_run(recipe: Recipe, folder: Path, progress: bool) -> str:
     """The dtype policy to train in: the recipe's, or the one chosen for the run."""
     if recipe.dtype != "auto":
@@ -258,16 +220,6 @@ def _dtype_of_run(recipe: Recipe, folder: Path, progress: bool) -> str:
     if progress:
         print(f"dtype {content['dtype']}: {content['dtype_reason']}", file=sys.stderr)
     return str(content["dtype"])
-
-
-def _in_float32(model: Any, recipe: Recipe) -> Any:
-    """The trained model in float32, for machines and exports of every kind."""
-    if recipe.dtype == "float32":
-        return model
-    recipe = dataclasses.replace(recipe, dtype="float32")
-    plain = build_model(recipe, seed=0, num_classes=model.output_shape[-1])
-    plain.set_weights(model.get_weights())
-    return plain
 
 
 def make_batches(
@@ -326,35 +278,6 @@ def fit(
             )
             initial_epoch = end
     return done
-
-
-def half_size(model: Any, recipe: Recipe) -> Any:
-    """Returns the same layers on images of half the height and width.
-
-    A quarter of the work of the convolutions: a training may begin with it
-    (progressive resizing, J. Howard, 2018, https://www.fast.ai/posts/2018-08-10-fastai-diu-imagenet.html).
-    The images are averaged over 2x2 pixels inside of the network, and the maps
-    before the dense layers doubled, so that inputs and weights are the same.
-
-    Args:
-        model: A compiled `AlexNetMini`.
-        recipe: The `Recipe` that it was compiled by.
-
-    Returns:
-        A `keras.Model` that shares layers and optimizer with `model`.
-    """
-    inputs = keras.Input(model.input_shape[1:])
-    x = inputs
-    for layer in model.layers[1:]:
-        if layer.name == "block1_conv":
-            x = keras.layers.AveragePooling2D(2)(x)
-        if layer.name == "flatten":
-            x = keras.layers.UpSampling2D(2)(x)
-        x = layer(x)
-    half = keras.Model(inputs, x)
-    metrics = _metrics(model, recipe)
-    half.compile(model.optimizer, model.loss, metrics=metrics)
-    return half
 
 
 def _adjusted(
@@ -504,172 +427,6 @@ def _processor() -> str:
         return names[0]
     except (OSError, IndexError):
         return platform.processor()
-
-
-def build(recipe: Recipe, data: LabelledArrays, seed: int) -> Any:
-    """Returns the model of a recipe, compiled to train on `data`."""
-    model = build_model(recipe, seed, num_classes=len(data.class_names))
-    initialize(model, recipe, data.images, seed)
-    compile_model(model, recipe, len(data.labels))
-    return model
-
-
-def build_model(recipe: Recipe, seed: int, **arguments: Any) -> Any:
-    """Returns the AlexNetMini of a recipe, not compiled.
-
-    Args:
-        recipe: A `Recipe`.
-        seed: Seed of the weights and of dropout.
-        arguments: Arguments of `AlexNetMini` that no recipe holds.
-    """
-    policy, state = keras.config.dtype_policy(), random.getstate()
-    automatic = recipe.dtype == "auto"
-    keras.config.set_dtype_policy(fastest_dtype()[0] if automatic else recipe.dtype)
-    # Keras draws the seeds of initializers and dropout here. Its own
-    # `set_random_seed` would import TensorFlow under every backend.
-    random.seed(seed)
-    try:
-        model = AlexNetMini(
-            dropout=recipe.dropout,
-            normalization=recipe.normalization,
-            width_multiplier=recipe.width_multiplier,
-            **arguments,
-        )
-        return _with_layers(model, recipe)
-    finally:
-        keras.config.set_dtype_policy(policy)
-        random.setstate(state)
-
-
-def _with_layers(model: Any, recipe: Recipe) -> Any:
-    """Gives layers the arguments of the recipe that `AlexNetMini` does not take."""
-    lrn = {
-        "depth_radius": recipe.lrn_depth_radius,
-        "bias": recipe.lrn_bias,
-        "alpha": recipe.lrn_alpha,
-        "beta": recipe.lrn_beta,
-    }
-    arguments: dict[str, dict[str, Any]] = {"block1_lrn": lrn, "block2_lrn": lrn}
-    for name, units in (("fc1", recipe.fc1_units), ("fc2", recipe.fc2_units)):
-        arguments[name] = {"units": max(1, round(units * recipe.width_multiplier))}
-
-    def renewed(layer: Any) -> Any:
-        config = {**layer.get_config(), **arguments.get(layer.name, {})}
-        return type(layer).from_config(config)
-
-    configs = {layer.name: layer.get_config() for layer in model.layers}
-    if all(
-        configs[name].items() >= values.items()
-        for name, values in arguments.items()
-        if name in configs
-    ):
-        return model
-    return keras.models.clone_model(model, clone_function=renewed)
-
-
-def compile_model(model: Any, recipe: Recipe, images: int) -> None:
-    """Compiles a model as a recipe says.
-
-    Args:
-        model: An `AlexNetMini`.
-        recipe: A `Recipe`.
-        images: Number of training images: an epoch's steps follow from it.
-    """
-    model.compile(
-        optimizer=_optimizer(recipe, -(-images // recipe.batch_size)),
-        loss=keras.losses.CategoricalCrossentropy(
-            label_smoothing=recipe.label_smoothing
-        )
-        if recipe.soft_labels
-        else keras.losses.SparseCategoricalCrossentropy(),
-        metrics=_metrics(model, recipe),
-    )
-
-
-def _metrics(model: Any, recipe: Recipe) -> list[Any]:
-    top = min(5, model.output_shape[-1])
-    if recipe.soft_labels:
-        return ["accuracy", keras.metrics.TopKCategoricalAccuracy(top, name="top5")]
-    return ["accuracy", keras.metrics.SparseTopKCategoricalAccuracy(top, name="top5")]
-
-
-def initialize(
-    model: Any, recipe: Recipe, images: npt.NDArray[np.uint8], seed: int
-) -> None:
-    """Draws the kernels anew where a recipe asks for other ones than Keras'.
-
-    `"he"` keeps the variance behind a ReLU, which Glorot's scale halves (He
-    et al., 2015, https://arxiv.org/abs/1502.01852); the classifier keeps
-    Keras' kernel. `"whitening"` is that and `whiten`.
-
-    Args:
-        model: An `AlexNetMini`; changed in place.
-        recipe: A `Recipe`.
-        images: Training images, uint8 `(N, H, W, C)`.
-        seed: Seed >= 0 of the kernels.
-    """
-    if recipe.initialization == "glorot":
-        return
-    layers = [layer for layer in model.layers if hasattr(layer, "kernel")]
-    for number, layer in enumerate(layers[:-1]):
-        initializer = keras.initializers.HeNormal(seed=1000 * seed + number)
-        layer.kernel.assign(initializer(layer.kernel.shape))
-    if recipe.initialization == "whitening":
-        whiten(model, images)
-
-
-def whiten(model: Any, images: npt.NDArray[np.uint8]) -> None:
-    """Starts the first convolution as a whitening of the images' patches.
-
-    Half of the filters are the strongest principal components of 3x3 patches,
-    scaled to unit variance; the other half are their negatives, so that
-    nothing is lost behind the ReLU. The bias removes the mean (Page, 2018,
-    and Jordan, 2024, https://arxiv.org/abs/2404.00498).
-
-    Args:
-        model: An `AlexNetMini` with its preprocessing; changed in place.
-        images: uint8 array `(N, H, W, 3)`; 1,000 of them are looked at.
-    """
-    layer = model.get_layer("block1_conv")
-    kernel, _ = layer.get_weights()
-    sample = images[:: max(1, len(images) // 1000)].astype(np.float32) / 255
-    windows = np.lib.stride_tricks.sliding_window_view(sample, (3, 3), axis=(1, 2))
-    # (N, H, W, C, 3, 3) to rows of (3, 3, C), as the kernel is laid out.
-    patches = windows[:, ::4, ::4].transpose(0, 1, 2, 4, 5, 3)
-    patches = patches.reshape(-1, patches[0, 0, 0].size)
-    mean = patches.mean(axis=0)
-    values, vectors = np.linalg.eigh(np.cov(patches - mean, rowvar=False))
-    half = kernel.shape[-1] // 2
-    components = (vectors / np.sqrt(values + 1e-3))[:, ::-1][:, :half]
-    filters = np.concatenate([components, -components], axis=1)
-    layer.set_weights([filters.reshape(kernel.shape), -mean @ filters])
-
-
-def _optimizer(recipe: Recipe, steps: int) -> Any:
-    """The optimizer of a recipe for epochs of `steps` steps."""
-    rate: Any = recipe.learning_rate
-    if recipe.schedule == "cosine":
-        total = recipe.epochs * steps
-        warmup = min(round(recipe.warmup_epochs * steps), total // 2)
-        rate = keras.optimizers.schedules.CosineDecay(
-            0.0 if warmup else rate,
-            total - warmup,
-            warmup_target=rate if warmup else None,
-            warmup_steps=warmup,
-        )
-    options: dict[str, Any] = {}
-    if recipe.weight_decay:
-        options["weight_decay"] = recipe.weight_decay
-    if recipe.ema_momentum:
-        options.update(use_ema=True, ema_momentum=recipe.ema_momentum)
-    if recipe.optimizer in ("adamw", "muon"):
-        adam = keras.optimizers.AdamW if recipe.optimizer == "adamw" else Muon
-        optimizer = adam(rate, **options)
-    else:
-        nesterov = bool(recipe.momentum)
-        optimizer = keras.optimizers.SGD(rate, recipe.momentum, nesterov, **options)
-    optimizer.exclude_from_weight_decay(var_names=["bias"])
-    return optimizer
 
 
 def backend_seeds_kept() -> AbstractContextManager[Any]:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from keras_tinyalex import AlexNetMini, recipes, train, training
+from keras_tinyalex import AlexNetMini, building, recipes, train, training
 from keras_tinyalex.applications import load_model
 from keras_tinyalex.callbacks import Checkpoint
 
@@ -288,7 +288,7 @@ def test_automatic_dtype_is_chosen_once_and_the_model_is_float32(quick, monkeypa
 
 
 def test_fastest_dtype_gives_its_reason():
-    policy, reason = training.fastest_dtype()
+    policy, reason = building.fastest_dtype()
     assert policy in ("float32", "mixed_bfloat16")
     assert "ms in bfloat16 and" in reason
 
@@ -296,9 +296,9 @@ def test_fastest_dtype_gives_its_reason():
 def test_he_initialization_has_the_variance_of_the_paper():
     images = np.zeros((10, 64, 64, 3), np.uint8)
     he = dataclasses.replace(recipes.BASELINE, initialization="he")
-    model = training.build_model(he, seed=3)
+    model = building.build_model(he, seed=3)
     classifier = model.get_layer("predictions").get_weights()[0]
-    training.initialize(model, he, images, seed=3)
+    building.initialize(model, he, images, seed=3)
     for name, inputs in (("block3_conv2", 9 * 128), ("fc1", 4096), ("fc2", 1024)):
         kernel = model.get_layer(name).get_weights()[0]
         assert kernel.std() == pytest.approx((2 / inputs) ** 0.5, rel=0.02)
@@ -306,11 +306,11 @@ def test_he_initialization_has_the_variance_of_the_paper():
 
 
 def test_warm_up_takes_at_most_half_of_a_short_training():
-    model = training.build_model(
+    model = building.build_model(
         recipes.Recipe("narrow", width_multiplier=1 / 16), seed=0, num_classes=2
     )
     short = dataclasses.replace(recipes.BEST, epochs=1)  # asks for 2 of warm-up
-    training.compile_model(model, short, images=64 * 10)
+    building.compile_model(model, short, images=64 * 10)
     rate = model.optimizer._learning_rate
     at = [float(rate(step)) for step in (0, 4, 5, 10)]
     assert at == pytest.approx([0, 0.0008, 0.001, 0], abs=1e-9)
@@ -318,11 +318,11 @@ def test_warm_up_takes_at_most_half_of_a_short_training():
 
 def test_half_size_network_is_the_network_on_averaged_pixels():
     recipe = dataclasses.replace(recipes.BASELINE, width_multiplier=1 / 16)
-    model = training.build_model(recipe, seed=1, num_classes=4)
-    training.compile_model(model, recipe, images=10)
+    model = building.build_model(recipe, seed=1, num_classes=4)
+    building.compile_model(model, recipe, images=10)
     small = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
     images = small.repeat(2, axis=1).repeat(2, axis=2)
-    half = training.half_size(model, recipe)
+    half = building.half_size(model, recipe)
     body = AlexNetMini(False, input_shape=(32, 32, 3), width_multiplier=1 / 16)
     body.set_weights(model.get_weights()[: len(body.weights)])
     x = body.predict(small, verbose=0).repeat(2, axis=1).repeat(2, axis=2)

@@ -10,15 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from keras_tinyalex import recipes
+from keras_tinyalex.building import build_model, compile_model, initialize
 from keras_tinyalex.datasets.tiny_imagenet import LabelledArrays
 from keras_tinyalex.recipes import Recipe
-from keras_tinyalex.training import (
-    build_model,
-    compile_model,
-    fit,
-    initialize,
-    make_batches,
-)
+from keras_tinyalex.training import fit, make_batches
 from keras_tinyalex.tuning import spaces
 
 # Training images of 20 classes of Tiny ImageNet, less the held-out tenth.

@@ -12,16 +12,13 @@ import keras
 import keras_tuner
 import numpy as np
 
+from keras_tinyalex.building import build
 from keras_tinyalex.callbacks import Checkpoint, History, TensorBoardScalars
 from keras_tinyalex.datasets.tiny_imagenet import LabelledArrays
 from keras_tinyalex.files import write_json
 from keras_tinyalex.progress import Progress
 from keras_tinyalex.recipes import Recipe
-from keras_tinyalex.training import (
-    build,
-    fit,
-    make_batches,
-)
+from keras_tinyalex.training import fit, make_batches
 from keras_tinyalex.tuning.hypermodel import HyperAlexNetMini
 from keras_tinyalex.tuning.oracles import Oracle
 from keras_tinyalex.tuning.results import RESULT_FILE, read_result, trial_folder

@@ -5,7 +5,7 @@ import numpy as np
 from measure import paired, row, seconds
 
 from keras_tinyalex import AlexNetMini
-from keras_tinyalex.training import fastest_dtype
+from keras_tinyalex.building import fastest_dtype
 
 FLOP_PER_IMAGE = 0.625e9  # forward and backward of AlexNetMini at 64x64
 

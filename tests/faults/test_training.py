@@ -18,7 +18,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_tinyalex import recipes, train, training
+from keras_tinyalex import building, recipes, train, training
 from keras_tinyalex.callbacks import Checkpoint, History, _read_checkpoint
 
 pytestmark = pytest.mark.faults
@@ -368,7 +368,7 @@ def test_overhead_of_checkpoints(tmp_path, optimizer, figure):
     data = training.LabelledArrays(
         images, np.arange(512) % 20, tuple(map(str, range(20))), ("",) * 512
     )
-    model = training.build(recipe, data, seed=0)
+    model = building.build(recipe, data, seed=0)
     batches = training.Batches(data, recipe.batch_size, seed=0)
     model.fit(batches, epochs=1, verbose=0)  # traces and compiles
     begin = time.perf_counter()

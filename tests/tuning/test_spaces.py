@@ -7,7 +7,7 @@ import keras_tuner
 import numpy as np
 import pytest
 
-from keras_tinyalex import AlexNetMini, recipes, training
+from keras_tinyalex import AlexNetMini, building, recipes
 from keras_tinyalex.augmentation import AUGMENTATIONS
 from keras_tinyalex.tuning import SPACES, spaces, to_recipe
 
@@ -134,7 +134,7 @@ def test_recipe_decides_the_layers():
         fc1_units=256,
         fc2_units=128,
     )
-    model = training.build_model(recipe, seed=0, num_classes=3)
+    model = building.build_model(recipe, seed=0, num_classes=3)
     lrn = model.get_layer("block2_lrn")
     assert (lrn.depth_radius, lrn.bias, lrn.alpha, lrn.beta) == (2, 2.0, 1e-4, 0.75)
     assert model.get_layer("block1_conv").filters == 8  # a quarter of 32
@@ -144,7 +144,7 @@ def test_recipe_decides_the_layers():
 
 
 def test_baseline_is_the_plain_factory_model():
-    model = training.build_model(recipes.BASELINE, seed=0, num_classes=20)
+    model = building.build_model(recipes.BASELINE, seed=0, num_classes=20)
     assert model.count_params() == AlexNetMini().count_params() == 5_045_012
 
 
