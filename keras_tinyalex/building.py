@@ -47,7 +47,8 @@ def build_model(recipe: Recipe, seed: int, **arguments: Any) -> Any:
             width_multiplier=recipe.width_multiplier,
             **arguments,
         )
-        return _with_layers(model, recipe)
+        model = _with_layers(model, recipe)
+        return _with_batch_norm(model) if recipe.folded_batch_norm else model
     finally:
         keras.config.set_dtype_policy(policy)
         random.setstate(state)
@@ -77,6 +78,30 @@ def _with_layers(model: Any, recipe: Recipe) -> Any:
     ):
         return model
     return keras.models.clone_model(model, clone_function=renewed)
+
+
+def _with_batch_norm(model: Any) -> Any:
+    """Normalizes what goes into each ReLU, until `finished_model` folds it away."""
+    normalized = {layer.name for layer in model.layers if hasattr(layer, "kernel")}
+    normalized.discard("predictions")
+
+    def renewed(layer: Any) -> Any:
+        config = layer.get_config()
+        if layer.name in normalized:
+            config["activation"] = None
+        return type(layer).from_config(config)
+
+    def called(layer: Any, *args: Any, **kwargs: Any) -> Any:
+        x = layer(*args, **kwargs)
+        if layer.name not in normalized:
+            return x
+        first = getattr(layer, "data_format", None) == "channels_first"
+        x = keras.layers.BatchNormalization(
+            axis=1 if first else -1, momentum=0.95, name=f"{layer.name}_bn"
+        )(x)
+        return keras.layers.ReLU(name=f"{layer.name}_relu")(x)
+
+    return keras.models.clone_model(model, clone_function=renewed, call_function=called)
 
 
 def compile_model(model: Any, recipe: Recipe, images: int) -> None:
@@ -213,13 +238,33 @@ def half_size(model: Any, recipe: Recipe) -> Any:
     return half
 
 
-def in_float32(model: Any, recipe: Recipe) -> Any:
-    """The trained model in float32, for machines and exports of every kind."""
-    if recipe.dtype == "float32":
+def finished_model(model: Any, recipe: Recipe) -> Any:
+    """Returns the trained network in float32, as everybody builds it.
+
+    Batch normalization of a recipe with `folded_batch_norm` becomes a part of
+    the kernel and bias before it, which computes the same (Jacob et al., 2017,
+    https://arxiv.org/abs/1712.05877).
+
+    Args:
+        model: What `build` returned, trained.
+        recipe: Its `Recipe`.
+
+    Returns:
+        An `AlexNetMini`: `model` itself where there is nothing to change.
+    """
+    if recipe.dtype == "float32" and not recipe.folded_batch_norm:
         return model
-    recipe = dataclasses.replace(recipe, dtype="float32")
+    recipe = dataclasses.replace(recipe, dtype="float32", folded_batch_norm=False)
     plain = build_model(recipe, seed=0, num_classes=model.output_shape[-1])
-    plain.set_weights(model.get_weights())
+    trained = {layer.name: layer for layer in model.layers}
+    for layer in plain.layers:
+        weights = trained[layer.name].get_weights()
+        if norm := trained.get(f"{layer.name}_bn"):
+            kernel, bias = weights
+            gamma, beta, mean, variance = norm.get_weights()
+            scale = gamma / np.sqrt(variance + norm.epsilon)
+            weights = [kernel * scale, (bias - mean) * scale + beta]
+        layer.set_weights(weights)
     return plain
 
 

@@ -50,6 +50,9 @@ class Recipe:
         unmixed_epochs: Last epochs without mixing, >= 0.
         half_size_epochs: First epochs on images of half the size, >= 0; see
             `keras_tinyalex.building.half_size`.
+        folded_batch_norm: Whether to train with batch normalization before
+            each ReLU, which becomes a part of the kernels at the end, so that
+            the network is the same; see `keras_tinyalex.building.finished_model`.
         label_smoothing: Part of each label spread over all classes, [0, 1).
         ema_momentum: Momentum, per step, of the moving average of the
             weights that becomes the model at the end; 0 keeps the last
@@ -86,6 +89,7 @@ class Recipe:
     mixing: str | None = None
     unmixed_epochs: int = 0
     half_size_epochs: int = 0
+    folded_batch_norm: bool = False
     label_smoothing: float = 0.0
     ema_momentum: float = 0.0
     dtype: str = "float32"

@@ -21,7 +21,7 @@ import keras
 
 from keras_tinyalex import augmentation, recipes
 from keras_tinyalex.applications.weights import load_model, save_model
-from keras_tinyalex.building import build, fastest_dtype, half_size, in_float32
+from keras_tinyalex.building import build, fastest_dtype, finished_model, half_size
 from keras_tinyalex.callbacks import (
     Checkpoint,
     History,
@@ -184,7 +184,7 @@ def _train(
                 ProgressReport(bar, total, batches, history),
             ],
         )
-    model = in_float32(model, recipe)
+    model = finished_model(model, recipe)
     evaluation = evaluate(
         model, (val_data.images, val_data.labels), class_names=val_data.class_names
     )

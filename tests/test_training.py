@@ -149,7 +149,7 @@ def test_stopped_run_goes_on_as_if_it_had_not_been_stopped(
     quick, monkeypatch, recipe, half
 ):
     changes = {"optimizer": recipe, "schedule": "cosine", "augmentation": "crop_flip"}
-    changes["half_size_epochs"] = half
+    changes |= {"half_size_epochs": half, "folded_batch_norm": bool(half)}
     # Batches of 2: many of them, so that their order counts.
     recipe = dataclasses.replace(recipes.BASELINE, batch_size=2, **changes)
     whole = quick("whole", recipe=recipe)
@@ -303,6 +303,37 @@ def test_he_initialization_has_the_variance_of_the_paper():
         kernel = model.get_layer(name).get_weights()[0]
         assert kernel.std() == pytest.approx((2 / inputs) ** 0.5, rel=0.02)
     assert np.array_equal(model.get_layer("predictions").get_weights()[0], classifier)
+
+
+@pytest.mark.parametrize("data_format", ["channels_last", "channels_first"])
+def test_folded_batch_norm_gives_the_same_network(data_format):
+    recipe = recipes.Recipe("n", width_multiplier=1 / 16, folded_batch_norm=True)
+    before = keras.config.image_data_format()
+    if data_format == "channels_first" and keras.backend.backend() == "tensorflow":
+        pytest.skip("TensorFlow on CPU has no max pooling in channels_first")
+    keras.config.set_image_data_format(data_format)
+    try:
+        model = building.build_model(recipe, seed=1, num_classes=4)
+        generator = np.random.default_rng(0)
+        # As after some training, with probabilities away from 0 and 1.
+        for layer in model.layers:
+            if layer.name.endswith("_bn"):
+                scales = generator.uniform(0.5, 2, (4, *layer.gamma.shape))
+                layer.set_weights(list(scales * [[1], [0.1], [0.1], [0.01]]))
+        head = model.get_layer("predictions")
+        head.set_weights([0.01 * head.get_weights()[0], head.get_weights()[1]])
+        plain = building.finished_model(model, recipe)
+        images = generator.integers(0, 256, (5, *model.input_shape[1:]), np.uint8)
+        images[0] = 0
+        expected = model.predict(images, verbose=0)
+        np.testing.assert_allclose(
+            plain.predict(images, verbose=0), expected, rtol=1e-4, atol=1e-6
+        )
+        same = AlexNetMini(num_classes=4, width_multiplier=1 / 16)
+        assert [w.path for w in plain.weights] == [w.path for w in same.weights]
+        assert np.ptp(expected, axis=0).max() > 0.01  # it does depend on the image
+    finally:
+        keras.config.set_image_data_format(before)
 
 
 def test_warm_up_takes_at_most_half_of_a_short_training():

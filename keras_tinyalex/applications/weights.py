@@ -9,7 +9,6 @@ import logging
 import math
 import os
 import shutil
-import sys
 import uuid
 import warnings
 import zipfile
@@ -221,8 +220,14 @@ def _read(
 def _read_tensor(array: Array, dtype: str) -> tuple[Any, bool]:
     if keras.backend.backend() == "jax":
         # It compiles each operation for each shape, in more memory than the array.
-        whole = keras.ops.convert_to_tensor(next(array.blocks(sys.maxsize)), dtype)
-        return whole, bool(np.isfinite(np.asarray(whole)).all())
+        whole = np.empty(array.shape, dtype)
+        rows, end, finite = np.atleast_1d(whole), 0, True
+        with np.errstate(over="ignore"):  # an infinity is found below
+            for block in array.blocks(1 << 18):
+                start, end = end, end + len(np.atleast_1d(block))
+                rows[start:end] = block
+                finite = finite and bool(np.isfinite(rows[start:end]).all())
+        return keras.ops.convert_to_tensor(whole, dtype), finite
     # TensorFlow makes two copies of an array that it converts, and keeps both
     # beside the tensor: blocks of it, copied once more, are gone at once.
     blocks = [

@@ -43,7 +43,8 @@ class Knob:
         return self.prefix + self.field
 
 
-LRN, SGD, ADAMW = ("normalization", "lrn"), ("optimizer", "sgd"), ("optimizer", "adamw")
+LRN, SGD = ("normalization", "lrn"), ("optimizer", "sgd")
+ADAMW, MUON = ("optimizer", "adamw"), ("optimizer", "muon")
 
 ARCHITECTURE = (
     Knob("width_multiplier", 1.0, (0.5, 0.75, 1.0, 1.25, 1.5)),
@@ -57,10 +58,11 @@ ARCHITECTURE = (
     Knob("dropout", 0.5, (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)),
 )
 OPTIMIZER = (
-    Knob("optimizer", "sgd", ("sgd", "adamw")),
-    # Steps of a good size differ by a factor of ten or more between the two.
+    Knob("optimizer", "sgd", ("sgd", "adamw", "muon")),
+    # Steps of a good size differ by a factor of ten or more between them.
     Knob("learning_rate", 0.01, low=1e-3, high=0.3, only=SGD, prefix="sgd_"),
     Knob("learning_rate", 1e-3, low=1e-4, high=1e-2, only=ADAMW, prefix="adamw_"),
+    Knob("learning_rate", 1e-3, low=1e-4, high=1e-2, only=MUON, prefix="muon_"),
     Knob("momentum", 0.0, (0.0, 0.5, 0.9, 0.95), only=SGD),
     Knob("weight_decay", 0.0, (0.0, 5e-4, 5e-3, 5e-2)),
     Knob("schedule", "constant", ("constant", "cosine")),

@@ -26,9 +26,10 @@ ARCHITECTURE = {
     "dropout": ((0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7), 0.5),
 }
 OPTIMIZER = {
-    "optimizer": (("sgd", "adamw"), "sgd"),
+    "optimizer": (("sgd", "adamw", "muon"), "sgd"),
     "sgd_learning_rate": ((1e-3, 0.3, "log"), 0.01),
     "adamw_learning_rate": ((1e-4, 1e-2, "log"), 1e-3),
+    "muon_learning_rate": ((1e-4, 1e-2, "log"), 1e-3),
     "momentum": ((0.0, 0.5, 0.9, 0.95), 0.0),
     "weight_decay": ((0.0, 5e-4, 5e-3, 5e-2), 0.0),
     "schedule": (("constant", "cosine"), "constant"),
