@@ -81,9 +81,13 @@ def _with_layers(model: Any, recipe: Recipe) -> Any:
 
 
 def _with_batch_norm(model: Any) -> Any:
-    """Normalizes what goes into each ReLU, until `finished_model` folds it away."""
-    normalized = {layer.name for layer in model.layers if hasattr(layer, "kernel")}
-    normalized.discard("predictions")
+    """Normalizes what goes into each ReLU, until `finished_model` folds it away.
+
+    Not in the first layer, whose maps are the largest: there it costs most, and
+    whitening has done its work.
+    """
+    layers = [layer.name for layer in model.layers if hasattr(layer, "kernel")]
+    normalized = layers[1 : -1 if layers[-1] == "predictions" else None]
 
     def renewed(layer: Any) -> Any:
         config = layer.get_config()
@@ -238,22 +242,29 @@ def half_size(model: Any, recipe: Recipe) -> Any:
     return half
 
 
-def finished_model(model: Any, recipe: Recipe) -> Any:
+def finished_model(
+    model: Any, recipe: Recipe, images: npt.NDArray[np.uint8], seed: int = 0
+) -> Any:
     """Returns the trained network in float32, as everybody builds it.
 
-    Batch normalization of a recipe with `folded_batch_norm` becomes a part of
-    the kernel and bias before it, which computes the same (Jacob et al., 2017,
-    https://arxiv.org/abs/1712.05877).
+    Batch normalization of a recipe with `folded_batch_norm` gets its
+    statistics from whole images without dropout, which training did not see.
+    Then it becomes a part of the kernel and bias before it, which computes the
+    same (Jacob et al., 2017, https://arxiv.org/abs/1712.05877).
 
     Args:
         model: What `build` returned, trained.
         recipe: Its `Recipe`.
+        images: Training images, uint8 `(N, H, W, C)`; up to 1,024 are used.
+        seed: Seed >= 0 of their choice.
 
     Returns:
         An `AlexNetMini`: `model` itself where there is nothing to change.
     """
     if recipe.dtype == "float32" and not recipe.folded_batch_norm:
         return model
+    if recipe.folded_batch_norm:
+        _set_statistics(model, images, seed)
     recipe = dataclasses.replace(recipe, dtype="float32", folded_batch_norm=False)
     plain = build_model(recipe, seed=0, num_classes=model.output_shape[-1])
     trained = {layer.name: layer for layer in model.layers}
@@ -266,6 +277,22 @@ def finished_model(model: Any, recipe: Recipe) -> Any:
             weights = [kernel * scale, (bias - mean) * scale + beta]
         layer.set_weights(weights)
     return plain
+
+
+def _set_statistics(model: Any, images: npt.NDArray[np.uint8], seed: int) -> None:
+    """Sets the means and variances of batch normalization to those of images."""
+    norm = keras.layers.BatchNormalization
+    layers = [layer for layer in model.layers if isinstance(layer, norm)]
+    momentums = [layer.momentum for layer in layers]
+    order = np.random.default_rng(seed).permutation(len(images))[:1024]
+    for number, part in enumerate(np.array_split(order, max(1, len(order) // 64))):
+        for layer in layers:
+            layer.momentum = number / (number + 1)  # the mean of all batches
+        x = keras.ops.convert_to_tensor(images[np.sort(part)])
+        for layer in model.layers[1:]:
+            x = layer(x, training=True) if isinstance(layer, norm) else layer(x)
+    for layer, momentum in zip(layers, momentums, strict=True):
+        layer.momentum = momentum
 
 
 @functools.cache

@@ -104,7 +104,7 @@ def train(
         seed: Seed >= 0 of weights, dropout, order and augmentation.
         resume: Whether to go on with a stopped run in `output`; `False`
             starts again and removes what the run folder holds.
-        epochs: Replaces the recipe's.
+        epochs: Replaces the recipe's; see `Recipe.over`.
         batch_size: Replaces the recipe's.
         dtype: Dtype policy that replaces the recipe's, or `"auto"`: the
             faster one of float32 and mixed_bfloat16 on this machine, chosen
@@ -184,7 +184,7 @@ def _train(
                 ProgressReport(bar, total, batches, history),
             ],
         )
-    model = finished_model(model, recipe)
+    model = finished_model(model, recipe, train_data.images, seed)
     evaluation = evaluate(
         model, (val_data.images, val_data.labels), class_names=val_data.class_names
     )
@@ -283,9 +283,10 @@ def fit(
 def _adjusted(
     recipe: Recipe, epochs: int | None, batch_size: int | None, dtype: str | None
 ) -> Recipe:
-    changes = {"epochs": epochs, "batch_size": batch_size, "dtype": dtype}
+    changes = {"batch_size": batch_size, "dtype": dtype}
     given = {name: value for name, value in changes.items() if value is not None}
-    return dataclasses.replace(recipe, **given)  # type: ignore[arg-type]
+    recipe = dataclasses.replace(recipe, **given)  # type: ignore[arg-type]
+    return recipe if epochs is None else recipe.over(epochs)
 
 
 def _load(

@@ -41,6 +41,14 @@ def test_a_wrong_file_is_refused_by_name(tmp_path, content, message):
         recipes.get(path)
 
 
+def test_other_epochs_keep_the_share_at_half_size():
+    recipe = recipes.Recipe("r", epochs=40, half_size_epochs=30)
+    shares = [recipe.over(epochs).half_size_epochs for epochs in (1, 2, 4, 40, 100)]
+    assert shares == [1, 2, 3, 30, 75]  # 1.5 rounds to 2
+    assert recipe.over(40) == recipe
+    assert recipes.FAST.over(3).half_size_epochs == 3
+
+
 def test_unknown_names_and_missing_files():
     with pytest.raises(ValueError, match=r"\.json file or a Recipe.*recipe='fastest'"):
         recipes.get("fastest")

@@ -315,16 +315,13 @@ def test_folded_batch_norm_gives_the_same_network(data_format):
     try:
         model = building.build_model(recipe, seed=1, num_classes=4)
         generator = np.random.default_rng(0)
-        # As after some training, with probabilities away from 0 and 1.
-        for layer in model.layers:
+        for layer in model.layers:  # as after some training
             if layer.name.endswith("_bn"):
                 scales = generator.uniform(0.5, 2, (4, *layer.gamma.shape))
-                layer.set_weights(list(scales * [[1], [0.1], [0.1], [0.01]]))
-        head = model.get_layer("predictions")
-        head.set_weights([0.01 * head.get_weights()[0], head.get_weights()[1]])
-        plain = building.finished_model(model, recipe)
-        images = generator.integers(0, 256, (5, *model.input_shape[1:]), np.uint8)
+                layer.set_weights(list(scales * [[1], [0.3], [0.1], [1]]))
+        images = generator.integers(0, 256, (70, *model.input_shape[1:]), np.uint8)
         images[0] = 0
+        plain = building.finished_model(model, recipe, images)
         expected = model.predict(images, verbose=0)
         np.testing.assert_allclose(
             plain.predict(images, verbose=0), expected, rtol=1e-4, atol=1e-6
@@ -336,11 +333,30 @@ def test_folded_batch_norm_gives_the_same_network(data_format):
         keras.config.set_image_data_format(before)
 
 
+def test_statistics_are_those_of_whole_images_without_dropout():
+    recipe = recipes.Recipe("n", width_multiplier=1 / 16, folded_batch_norm=True)
+    model = building.build_model(recipe, seed=1, num_classes=4)
+    images = np.random.default_rng(0).integers(0, 256, (60, 64, 64, 3), np.uint8)
+    building.finished_model(model, recipe, images)
+    x = images
+    for layer in model.layers[1:]:
+        if layer.name in ("block2_conv_bn", "fc2_bn"):
+            values = keras.ops.convert_to_numpy(x).reshape(-1, x.shape[-1])
+            found = [keras.ops.convert_to_numpy(w) for w in layer.weights[2:]]
+            np.testing.assert_allclose(found[0], values.mean(axis=0), atol=1e-5)
+            np.testing.assert_allclose(found[1], values.var(axis=0), rtol=1e-3)
+            assert layer.momentum == 0.95
+        # Batch normalization of a batch, as in training; dropout does nothing.
+        norm = isinstance(layer, keras.layers.BatchNormalization)
+        x = layer(keras.ops.convert_to_tensor(x), training=True) if norm else layer(x)
+
+
 def test_warm_up_takes_at_most_half_of_a_short_training():
     model = building.build_model(
         recipes.Recipe("narrow", width_multiplier=1 / 16), seed=0, num_classes=2
     )
-    short = dataclasses.replace(recipes.BEST, epochs=1)  # asks for 2 of warm-up
+    # Asks for 2 epochs of warm-up.
+    short = dataclasses.replace(recipes.BEST, epochs=1, learning_rate=0.001)
     building.compile_model(model, short, images=64 * 10)
     rate = model.optimizer._learning_rate
     at = [float(rate(step)) for step in (0, 4, 5, 10)]

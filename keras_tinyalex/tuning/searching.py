@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import os
 import sys
@@ -125,7 +124,7 @@ def search(
         )
     spaces.get(space)
     role = distributed.find_role(chief, worker, oracle)
-    base = dataclasses.replace(recipes.get(recipe), epochs=epochs)
+    base = recipes.get(recipe).over(epochs)
     made = make_oracle(tuner, seed, max_trials, epochs)
     train_data, held_out = _load(data, classes, progress)
     hypermodel = HyperAlexNetMini(

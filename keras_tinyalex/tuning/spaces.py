@@ -67,6 +67,7 @@ OPTIMIZER = (
     Knob("weight_decay", 0.0, (0.0, 5e-4, 5e-3, 5e-2)),
     Knob("schedule", "constant", ("constant", "cosine")),
     Knob("batch_size", 16, (16, 32, 64, 128)),
+    Knob("folded_batch_norm", False, (False, True)),
 )
 AUGMENTATION = (
     Knob(

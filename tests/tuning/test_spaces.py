@@ -34,6 +34,7 @@ OPTIMIZER = {
     "weight_decay": ((0.0, 5e-4, 5e-3, 5e-2), 0.0),
     "schedule": (("constant", "cosine"), "constant"),
     "batch_size": ((16, 32, 64, 128), 16),
+    "folded_batch_norm": ((False, True), False),
 }
 AUGMENTATION = {
     "augmentation": (
@@ -91,7 +92,7 @@ def test_defaults_are_the_baseline(space):
 def test_conditional_hyperparameters():
     _, values = declared("all", normalization="batch", optimizer="adamw")
     absent = {n for n in LOCKED["all"] if n.startswith("lrn_")}
-    absent |= {"sgd_learning_rate", "momentum"}
+    absent |= {"sgd_learning_rate", "muon_learning_rate", "momentum"}
     assert values.keys() == LOCKED["all"].keys() - absent
     assert to_recipe(values).learning_rate == 1e-3
 
