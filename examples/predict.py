@@ -24,7 +24,7 @@ def read(path: str) -> np.ndarray:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("pictures", nargs="*")
-    parser.add_argument("--weights", default="tiny_imagenet_20_baseline")
+    parser.add_argument("--weights", default="tiny_imagenet_20")
     parser.add_argument("--smoke", action="store_true", help="2 pictures")
     options = parser.parse_args()
 

@@ -150,6 +150,7 @@ def test_stopped_run_goes_on_as_if_it_had_not_been_stopped(
 ):
     changes = {"optimizer": recipe, "schedule": "cosine", "augmentation": "crop_flip"}
     changes |= {"half_size_epochs": half, "folded_batch_norm": bool(half)}
+    changes["epochs"] = EPOCHS
     # Batches of 2: many of them, so that their order counts.
     recipe = dataclasses.replace(recipes.BASELINE, batch_size=2, **changes)
     whole = quick("whole", recipe=recipe)
@@ -394,10 +395,25 @@ def test_phases_of_half_and_whole_size(quick, monkeypatch):
         return fit(*arguments, callbacks=[*callbacks, Sizes()], **options)
 
     monkeypatch.setattr(training, "fit", watched)
-    run = quick(recipe=dataclasses.replace(recipes.BASELINE, half_size_epochs=2))
+    half = dataclasses.replace(recipes.BASELINE, epochs=EPOCHS, half_size_epochs=2)
+    run = quick(recipe=half)
     assert sizes == [(0, True), (1, True), (2, False)]
     assert run.history["epoch"] == [1, 2, 3]
     assert "val_accuracy" in run.history
+
+
+@pytest.mark.parametrize("name", sorted(recipes.RECIPES))
+def test_every_recipe_ends_in_the_plain_network(quick, name):
+    run = quick(recipe=name, epochs=1)
+    plain = AlexNetMini(num_classes=3, width_multiplier=1 / 16)
+    assert [w.path for w in run.model.weights] == [w.path for w in plain.weights]
+    stored, _ = load_model(run.path / "model.keras")
+    images = np.random.default_rng(0).integers(0, 256, (4, 64, 64, 3), np.uint8)
+    np.testing.assert_allclose(
+        stored.predict(images, verbose=0),
+        run.model.predict(images, verbose=0),
+        atol=1e-5,
+    )
 
 
 def test_half_size_and_averaged_weights_exclude_each_other():
@@ -406,7 +422,8 @@ def test_half_size_and_averaged_weights_exclude_each_other():
 
 
 def test_a_run_of_half_size_alone_that_was_stopped_at_its_end(quick):
-    recipe = dataclasses.replace(recipes.BASELINE, half_size_epochs=EPOCHS)
+    half = {"epochs": EPOCHS, "half_size_epochs": EPOCHS}
+    recipe = dataclasses.replace(recipes.BASELINE, **half)
     whole = quick(recipe=recipe)
     (whole.path / "metrics.json").unlink()  # as if it had been stopped
     assert (weights(quick(recipe=recipe)) == weights(whole)).all()

@@ -12,7 +12,7 @@ NAMES = tinyalex.list_weights()
 
 
 def test_names():
-    assert NAMES == ["tiny_imagenet_20_baseline"]
+    assert NAMES == ["tiny_imagenet_20", "tiny_imagenet_20_baseline"]
 
 
 @pytest.mark.parametrize("name", NAMES)
