@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from keras_tinyalex import AlexNetMini, training
+from keras_tinyalex import AlexNetMini, building
 from keras_tinyalex.applications import save_model
 from keras_tinyalex.cli import main
 
@@ -71,7 +71,7 @@ def test_verify(run, official_folder):
 
 def test_train_evaluate_predict(run, official_folder, tmp_path, monkeypatch):
     monkeypatch.setattr(
-        training,
+        building,
         "AlexNetMini",
         lambda **options: AlexNetMini(**{**options, "width_multiplier": 1 / 16}),
     )
@@ -253,7 +253,7 @@ def test_folder_of_fewer_than_20_classes_needs_no_option(
     run, official_folder, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(
-        training,
+        building,
         "AlexNetMini",
         lambda **options: AlexNetMini(**{**options, "width_multiplier": 1 / 16}),
     )

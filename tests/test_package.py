@@ -17,9 +17,11 @@ ROOT = Path(keras_tinyalex.__file__).parent
 # Which of our modules a module may import; callers stand above what they call.
 ALLOWED = {
     "cli": None,  # anything
-    "tuning": {"callbacks", "datasets", "files", "progress", "recipes", "training"},
-    "training": {"applications", "augmentation", "callbacks", "datasets", "evaluation",
-                 "files", "optimizers", "progress", "recipes", "visualization"},
+    "tuning": {"building", "callbacks", "datasets", "files", "progress", "recipes",
+               "training"},
+    "training": {"applications", "augmentation", "building", "callbacks", "datasets",
+                 "evaluation", "files", "progress", "recipes", "visualization"},
+    "building": {"applications", "datasets", "optimizers", "recipes"},
     "callbacks": {"datasets", "files", "progress"},
     "export": {"applications"},
     "recipes": {"augmentation"},

@@ -51,7 +51,7 @@ def test_first_trial_is_the_baseline(start, trained):
     first, *others = start().trials
     fields = {k: v for k, v in first.items() if hasattr(recipes.BASELINE, k)}
     fields.pop("epochs")
-    assert len(fields) == 18
+    assert len(fields) == 19
     assert all(getattr(recipes.BASELINE, name) == v for name, v in fields.items())
     assert all(other["learning_rate"] != 0.01 for other in others)
 
