@@ -80,14 +80,18 @@ def _with_layers(model: Any, recipe: Recipe) -> Any:
     return keras.models.clone_model(model, clone_function=renewed)
 
 
+def _with_kernels(model: Any) -> list[Any]:
+    """The layers of a model that have a kernel, from the image on."""
+    return [layer for layer in model.layers if hasattr(layer, "kernel")]
+
+
 def _with_batch_norm(model: Any) -> Any:
     """Normalizes what goes into each ReLU, until `finished_model` folds it away.
 
-    Not in the first layer, whose maps are the largest: there it costs most, and
-    whitening has done its work.
+    Not in the first layer, whose maps are the largest: there it costs most.
     """
-    layers = [layer.name for layer in model.layers if hasattr(layer, "kernel")]
-    normalized = layers[1 : -1 if layers[-1] == "predictions" else None]
+    names = [layer.name for layer in _with_kernels(model)]
+    normalized = set(names[1:]) - {"predictions"}
 
     def renewed(layer: Any) -> Any:
         config = layer.get_config()
@@ -178,8 +182,7 @@ def initialize(
     """
     if recipe.initialization == "glorot":
         return
-    layers = [layer for layer in model.layers if hasattr(layer, "kernel")]
-    for number, layer in enumerate(layers[:-1]):
+    for number, layer in enumerate(_with_kernels(model)[:-1]):
         initializer = keras.initializers.HeNormal(seed=1000 * seed + number)
         layer.kernel.assign(initializer(layer.kernel.shape))
     if recipe.initialization == "whitening":

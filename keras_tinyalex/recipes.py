@@ -51,8 +51,9 @@ class Recipe:
         half_size_epochs: First epochs on images of half the size, >= 0; see
             `keras_tinyalex.building.half_size`.
         folded_batch_norm: Whether to train with batch normalization before
-            each ReLU, which becomes a part of the kernels at the end, so that
-            the network is the same; see `keras_tinyalex.building.finished_model`.
+            each ReLU but the first, which becomes a part of the kernels at the
+            end, so that the network is the same; see
+            `keras_tinyalex.building.finished_model`.
         label_smoothing: Part of each label spread over all classes, [0, 1).
         ema_momentum: Momentum, per step, of the moving average of the
             weights that becomes the model at the end; 0 keeps the last
@@ -133,13 +134,13 @@ class Recipe:
         return bool(self.mixing or self.label_smoothing)
 
     def over(self, epochs: int) -> Recipe:
-        """Returns the recipe over other epochs, as many of them at half size.
+        """Returns the recipe over other epochs, the same share at half size.
 
         Args:
             epochs: Positive integer.
 
         Returns:
-            A `Recipe`; its epochs at half size have the share that they had.
+            A `Recipe`; epochs at half size are rounded to whole ones.
 
         Examples:
             >>> Recipe("half", epochs=30, half_size_epochs=20).over(3).half_size_epochs
@@ -193,8 +194,8 @@ BEST = Recipe(
     dtype="auto",
 )
 
-# Two epochs, all of them on images of half the size: about as accurate as 20 of
-# the baseline. docs/accuracy.md has the seconds and the results of five seeds.
+# Two epochs, all of them on images of half the size. docs/accuracy.md has the
+# seconds and the results of five seeds.
 FAST = dataclasses.replace(
     BEST,
     name="fast",
