@@ -11,6 +11,8 @@ import pytest
 from PIL import Image
 
 WNIDS = ("n01443537", "n01629819", "n01641577")
+WORDS = ("goldfish, Carassius auratus", "European fire salamander", "bullfrog")
+CLASSES = dict(zip(WNIDS, WORDS, strict=True))
 COLOURS = ((250, 5, 5), (5, 250, 5), (5, 5, 250))
 
 
@@ -32,6 +34,12 @@ def make_official_folder():
     return write_official_folder
 
 
+@pytest.fixture(scope="session")
+def make_official_zip():
+    """The function that makes such a folder the archive that people download."""
+    return zip_folder
+
+
 @pytest.fixture
 def official_folder(tmp_path):
     """Three classes of one colour each, 8 train and 2 val images a class."""
@@ -41,11 +49,7 @@ def official_folder(tmp_path):
 @pytest.fixture
 def official_zip(official_folder):
     """The official folder as the zip file that people download."""
-    path = official_folder.with_suffix(".zip")
-    with zipfile.ZipFile(path, "w") as archive:
-        for file in sorted(official_folder.rglob("*")):
-            archive.write(file, file.relative_to(official_folder.parent))
-    return path
+    return zip_folder(official_folder)
 
 
 @pytest.fixture(scope="session")
@@ -58,10 +62,20 @@ def real_zip():
     return path
 
 
-def write_official_folder(root, train=8, val=2):
+def zip_folder(folder):
+    """Zips a folder as the official archive is: its name is part of each path."""
+    path = folder.with_suffix(".zip")
+    with zipfile.ZipFile(path, "w") as archive:
+        for file in sorted(folder.rglob("*")):
+            archive.write(file, file.relative_to(folder.parent))
+    return path
+
+
+def write_official_folder(root, train=8, val=2, classes=CLASSES):
     generator = np.random.default_rng(0)
     annotations = []
-    for label, (wnid, colour) in enumerate(zip(WNIDS, COLOURS, strict=True)):
+    for label, wnid in enumerate(classes):
+        colour = COLOURS[label % len(COLOURS)]
         folder = root / "train" / wnid / "images"
         folder.mkdir(parents=True)
         for index in range(train):
@@ -70,13 +84,12 @@ def write_official_folder(root, train=8, val=2):
         (root / "val" / "images").mkdir(parents=True, exist_ok=True)
         for index in range(val):
             # Files of the classes alternate, as in the official archive.
-            name = f"val_{index * len(WNIDS) + label}.JPEG"
+            name = f"val_{index * len(classes) + label}.JPEG"
             save_picture(root / "val" / "images" / name, colour, generator)
             annotations.append(f"{name}\t{wnid}\t0\t0\t63\t63\n")
     (root / "val" / "val_annotations.txt").write_text("".join(annotations))
-    (root / "wnids.txt").write_text("\n".join(reversed(WNIDS)) + "\n")
-    words = ("goldfish, Carassius auratus", "European fire salamander", "bullfrog")
-    lines = [f"{w}\t{text}\n" for w, text in zip(WNIDS, words, strict=True)]
+    (root / "wnids.txt").write_text("\n".join(reversed(classes)) + "\n")
+    lines = [f"{wnid}\t{text}\n" for wnid, text in classes.items()]
     (root / "words.txt").write_text("".join(lines))
     return root
 

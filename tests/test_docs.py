@@ -4,12 +4,16 @@ import doctest
 import importlib
 import pkgutil
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import keras_tinyalex
+from keras_tinyalex import cli
+from keras_tinyalex.datasets import sample, tiny_imagenet
+from keras_tinyalex.datasets.classes import TINY_IMAGENET_WORDS
 
 ROOT = Path(__file__).parents[1]
 MODULES = sorted(
@@ -49,17 +53,55 @@ def test_python_blocks_run(page, tmp_path, monkeypatch, capsys):
             assert capsys.readouterr().out == shown
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_commands_parse(page):
-    """Each `keras-tinyalex` line of a shell block is a command line we accept."""
-    from keras_tinyalex.cli import _parser
-
+def commands_of(page):
+    """The words of each `keras-tinyalex` line in the shell blocks, without the name."""
     blocks = re.findall(r"^```bash\n(.*?)^```", page.read_text("utf-8"), re.S | re.M)
     lines = [part for block in blocks for part in re.split(r"\n|&&", block)]
-    for line in lines:
-        command, *arguments = line.split("#")[0].split() or [""]
-        if command == "keras-tinyalex":
-            _parser().parse_args(arguments)
+    words = [line.split("#")[0].split() for line in lines]
+    return [line[1:] for line in words if line[:1] == ["keras-tinyalex"]]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_parse(page):
+    for arguments in commands_of(page):
+        cli._parser().parse_args(arguments)
+
+
+@pytest.fixture(scope="module")
+def small_tiny_imagenet(tmp_path_factory, make_official_folder, make_official_zip):
+    """The archive, unpacked too, with 20 of its classes and 11 images of each."""
+    classes = dict(list(TINY_IMAGENET_WORDS.items())[:20])
+    folder = tmp_path_factory.mktemp("official") / "tiny-imagenet-200"
+    return make_official_zip(
+        make_official_folder(folder, train=10, val=1, classes=classes)
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if commands_of(page)], ids=lambda page: page.name
+)
+def test_commands_run(page, small_tiny_imagenet, tmp_path, monkeypatch):
+    """As printed, one after the other, but for few images, epochs and trials."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
+    monkeypatch.setattr(sample, "TRAIN_PER_CLASS", 10)
+    monkeypatch.setattr(sample, "VAL_PER_CLASS", 1)
+    monkeypatch.setattr(tiny_imagenet, "download", lambda: small_tiny_imagenet)
+    Path("tiny-imagenet-200.zip").symlink_to(small_tiny_imagenet)
+    shutil.copytree(small_tiny_imagenet.with_suffix(""), "tiny-imagenet-200")
+    shutil.copytree("tiny-imagenet-200/train", "my_images")
+    for name in ("goldfish.jpg", "picture.jpg", "my_picture.jpg"):
+        shutil.copy("tiny-imagenet-200/val/images/val_0.JPEG", name)
+    for arguments in commands_of(page):
+        if {"--chief", "--worker"} & set(arguments):
+            continue  # tests/tuning/test_distributed.py starts them together
+        if arguments[0] in ("train", "tune"):
+            arguments += ["--epochs", "1"]
+        if arguments[0] == "tune":
+            arguments += ["--max-trials", "2", "--retrain-epochs", "1"]
+            arguments += ["--retrain-seeds", "0"]
+        assert cli.main(arguments) == 0, arguments
 
 
 def anchors(page):
