@@ -8,13 +8,15 @@ import re
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Protocol
 
-IMAGE_SUFFIXES = frozenset({".jpeg", ".jpg", ".png", ".bmp", ".gif", ".webp"})
+IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png", ".bmp", ".gif", ".webp")
 # The deepest layout is tiny-imagenet-200/train/<wnid>/images/<file>.
 MAX_DEPTH = 6
 WNID = re.compile(r"n\d{8}")
+# Members of a zip that are no data: hidden (not ".." folders), or what macOS adds.
+HIDDEN = re.compile(r"(?:^|/)(?:\.(?!\.?/)|__MACOSX/)")
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ class _FolderTree:
 class _ZipTree:
     def __init__(self, path: Path) -> None:
         self.zip = zipfile.ZipFile(path)
-        members = self.zip.namelist()
+        members = [name for name in self.zip.namelist() if not HIDDEN.search(name)]
         self.names = [name for name in members if not name.endswith("/")]
         self.folders = [name for name in members if name.endswith("/")]
 
@@ -244,7 +246,7 @@ def _find_root(names: Sequence[str]) -> str:
 
 
 def _is_image(name: str) -> bool:
-    return PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES
+    return name.lower().endswith(IMAGE_SUFFIXES)
 
 
 def _class_folders(tree: _Tree, prefix: str, location: Path) -> list[LabelledImage]:

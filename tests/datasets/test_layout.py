@@ -83,6 +83,16 @@ def test_missing_path():
         open_source("no/such/folder")
 
 
+def test_what_macos_adds_to_a_zip_is_no_data(official_zip):
+    before = open_source(official_zip)
+    with zipfile.ZipFile(official_zip, "a") as archive:
+        first = before.images["train"][0].name
+        hidden = first.replace(f"{WNIDS[0]}_0", f"._{WNIDS[0]}_0")
+        for name in (f"__MACOSX/{hidden}", hidden, "tiny-imagenet-200/.DS_Store"):
+            archive.writestr(name, b"Mac OS X")
+    assert open_source(official_zip).images == before.images
+
+
 def test_file_that_is_no_zip(tmp_path):
     path = tmp_path / "data.zip"
     path.write_text("<html>")
