@@ -65,7 +65,9 @@ def write_json(path: Path, content: object, sync: bool = False) -> None:
 
 
 @contextlib.contextmanager
-def one_writer(lock: Path, argument: str, folder: Path) -> Iterator[None]:
+def one_writer(
+    lock: Path, argument: str, folder: Path, who: str = "process"
+) -> Iterator[None]:
     """Lets one process at a time write to a folder; another is refused.
 
     The lock is a file that goes when the writer has ended. The file of a
@@ -76,6 +78,7 @@ def one_writer(lock: Path, argument: str, folder: Path) -> Iterator[None]:
         lock: Path of the lock file; its folder exists.
         argument: The argument that names `folder`, for the message.
         folder: What is written to.
+        who: What the other one is, for the message.
 
     Yields:
         `None`, once this process is the writer.
@@ -95,7 +98,7 @@ def one_writer(lock: Path, argument: str, folder: Path) -> Iterator[None]:
         held.acquire()
     except Timeout:
         raise OSError(
-            f"`{argument}` is in use: another process writes to that folder. Wait "
+            f"`{argument}` is in use: another {who} writes to that folder. Wait "
             f"until it has ended, or pass another `{argument}`. "
             f"Received: {argument}={str(folder)!r}"
         ) from None

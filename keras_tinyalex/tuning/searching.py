@@ -7,20 +7,20 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import filelock
 import keras_tuner
 
 from keras_tinyalex import recipes
 from keras_tinyalex.datasets.classes import select_classes
 from keras_tinyalex.datasets.layout import open_source
 from keras_tinyalex.datasets.tiny_imagenet import Classes, LabelledArrays, read_split
-from keras_tinyalex.files import write_json
+from keras_tinyalex.files import one_writer, write_json
 from keras_tinyalex.recipes import Recipe
 from keras_tinyalex.training import (
+    LOCK,
     digest,
     environment,
     require_same,
@@ -100,12 +100,13 @@ def search(
 
     Raises:
         ConnectionError: If a worker's chief does not answer.
+        OSError: If another process searches in `output`.
         FileNotFoundError: If `data` does not exist.
         RuntimeError: If three trials in a row failed.
         ImportError: If `"bayesian"` lacks scikit-learn.
         TimeoutError: If a chief ends since there is no worker.
         ValueError: If an argument is out of its range, or `output` holds
-            another search or other files, or is in use.
+            another search or other files.
 
     Examples:
         >>> found = search(
@@ -142,7 +143,7 @@ def search(
             _work(role, folder, config, make_tuner)
             return results.read_search(folder)
         _check_folder(folder)
-        with _locked(folder / ".lock", folder, "process"):
+        with one_writer(folder / LOCK, "output", folder):
             _open(folder, config)
             running = make_tuner()
             record = _recorder(made, folder, keep, progress)
@@ -261,29 +262,13 @@ def _config(
 def _check_folder(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"`output` must be a folder. Received: output={str(folder)!r}")
-    ours = (folder / CONFIG_FILE).exists() or (folder / ".lock").exists()
+    ours = (folder / CONFIG_FILE).exists() or (folder / LOCK).exists()
     if folder.exists() and any(folder.iterdir()) and not ours:
         raise ValueError(
             "`output` must be a new or empty folder, or the folder of a search; this "
             f"one holds other files. Received: output={str(folder)!r}"
         )
     folder.mkdir(parents=True, exist_ok=True)
-
-
-@contextlib.contextmanager
-def _locked(path: Path, folder: Path, who: str) -> Iterator[None]:
-    lock = filelock.FileLock(path)
-    try:
-        lock.acquire(timeout=0)
-    except filelock.Timeout:
-        raise ValueError(
-            f"`output` is in use by another {who}: wait for it, or choose another "
-            f"`output`. Received: output={str(folder)!r}"
-        ) from None
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _open(folder: Path, config: dict[str, Any]) -> None:
@@ -352,7 +337,7 @@ def _work(
     _check_same_search(folder, config)
     lock = folder / f".{role.worker}.lock"
     with (
-        _locked(lock, folder, f"worker named {role.worker}"),
+        one_writer(lock, "output", folder, f"worker named {role.worker}"),
         distributed.connected(role, folder),
     ):
         make_tuner().search()

@@ -344,7 +344,7 @@ def test_workers_that_do_not_belong(alone, tmp_path, make_official_folder):
         processes.wait_for(lambda: processes.ended() >= 1)
         twin = processes.start("--worker", "a")
         assert twin.wait(120) == 1
-        assert "in use by another worker named a" in processes.errors()
+        assert "in use: another worker named a" in processes.errors()
         stranger = processes.start("--worker", "b", "--data", other)
         assert stranger.wait(120) == 1
         assert "train_sha256" in processes.errors()

@@ -211,7 +211,7 @@ def test_lost_result_of_a_trial(start, trained):
 
 def test_second_process_is_refused(start, trained, tmp_path):
     start()
-    refusal = pytest.raises(ValueError, match=r"in use by another process.*found'")
+    refusal = pytest.raises(OSError, match=r"in use: another process.*found'")
     with filelock.FileLock(tmp_path / "found" / ".lock"), refusal:
         start()
     start()
