@@ -46,7 +46,7 @@ def plot_search(search: Search | str | os.PathLike[str]) -> Figure:
         ...     {"trial": str(i), "status": "completed", "epochs": 1,
         ...      "val_accuracy": 0.1 * i, "batch_size": 16 * i} for i in (1, 2)]
         >>> figure = plot_search(Search("found", rows, None))
-        >>> [axes.get_title() for axes in figure.axes][0]
+        >>> figure.axes[0].get_title(loc="left")
         'Trials in the order of their start'
     """
     from matplotlib.figure import Figure
@@ -145,6 +145,8 @@ def _positions(
         last = max(1, len(choices) - 1)
         places = {value: index / last for index, value in enumerate(choices)}
         ticks = [(place, _text(value)) for value, place in places.items()]
+    if len(present) < len(values):
+        ticks.append((-0.1, "unused"))
     return np.array([places.get(v, -0.1) for v in values]), ticks
 
 
@@ -156,6 +158,8 @@ def _text(value: Any) -> str:
 
 
 def _draw_course(axes: Axes, rows: Sequence[dict[str, Any]]) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     scores = np.array([row[results.OBJECTIVE] for row in rows])
     number = np.arange(1, len(rows) + 1)
     epochs = np.array([row["epochs"] for row in rows])
@@ -163,9 +167,21 @@ def _draw_course(axes: Axes, rows: Sequence[dict[str, Any]]) -> None:
     axes.scatter(number, scores, sizes, DOT_COLOR, label="trial (larger: more epochs)")
     best = np.maximum.accumulate(scores)
     axes.step(number, best, where="post", color=BEST_COLOR, label="best so far")
-    axes.set_title("Trials in the order of their start")
     axes.set_ylabel("held-out accuracy")
-    axes.legend(loc="lower right", frameon=False)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.legend(
+        loc="lower right",  # above the axes, where it covers no trial
+        bbox_to_anchor=(1, 1),
+        ncols=2,
+        frameon=False,
+        fontsize=8,
+    )
+    _title(axes, "Trials in the order of their start")
+
+
+def _title(axes: Axes, text: str) -> None:
+    axes.set_title(text, loc="left", size=11, weight="bold")
+    axes.spines[["top", "right"]].set_visible(False)
 
 
 def _draw_parallel(
@@ -184,14 +200,15 @@ def _draw_parallel(
     for column, (_, ticks) in enumerate(columns):
         axes.axvline(column, color="black", linewidth=0.5)
         for place, text in ticks:
-            axes.text(column + 0.03, place, text, fontsize=6, va="center")
+            label = axes.text(column + 0.04, place, text, fontsize=7, va="center")
+            label.set_bbox({"color": "white", "alpha": 0.8, "pad": 1, "linewidth": 0})
     axes.set_xticks(range(len(names)), names, rotation=30, ha="right", fontsize=8)
     axes.set_yticks([])
-    axes.set_title("Hyperparameters (dark: accurate; blue: the best)")
+    _title(axes, "Hyperparameters (dark: accurate; blue: the best)")
 
 
 def _draw_importance(axes: Axes, scores: dict[str, float]) -> None:
     names = list(scores)[::-1]
     axes.barh(names, [scores[name] for name in names], color=BEST_COLOR)
     axes.tick_params(axis="y", labelsize=8)
-    axes.set_title("Importance: fall of a random forest's R² when shuffled")
+    _title(axes, "Importance: fall of a random forest's R² when shuffled")

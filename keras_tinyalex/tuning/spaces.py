@@ -176,10 +176,14 @@ def recipe_fields(values: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the fields of `Recipe` that hyperparameters stand for."""
     fields = {field.name: field.name for field in dataclasses.fields(Recipe)}
     fields.update({knob.name: knob.field for knob in SPACES["all"]})
-    return {fields[n]: _field_value(v) for n, v in values.items() if n in fields}
+    return {
+        fields[n]: _field_value(fields[n], v) for n, v in values.items() if n in fields
+    }
 
 
-def _field_value(value: Any) -> Any:
+def _field_value(field: str, value: Any) -> Any:
+    if isinstance(getattr(recipes.BASELINE, field, None), bool):
+        return bool(value)  # KerasTuner makes it a number
     if isinstance(value, float):
         # Between machines KerasTuner sends single precision.
         return float(f"{value:.4g}")

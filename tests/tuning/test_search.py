@@ -367,6 +367,29 @@ def test_plot_of_a_search(start, trained):
     assert len(importance.patches) == len(names) + 1  # and the epochs
 
 
+def test_plot_says_which_trials_have_no_momentum():
+    common = {"status": "completed", "epochs": 1}
+    rows = [
+        {
+            **common,
+            "trial": "0",
+            "val_accuracy": 0.1,
+            "optimizer": "sgd",
+            "momentum": 0.9,
+        },
+        {**common, "trial": "1", "val_accuracy": 0.2, "optimizer": "muon"},
+    ]
+    parallel = plot_search(tuning.Search("found", rows, None)).axes[1]
+    assert [tick.get_text() for tick in parallel.get_xticklabels()] == [
+        "optimizer",
+        "momentum",
+    ]
+    ticks = {text.get_text(): text.get_position() for text in parallel.texts}
+    assert ticks["unused"] == (1.04, -0.1)
+    best = parallel.lines[1]
+    assert best.get_ydata().tolist() == [1.0, -0.1]
+
+
 def test_plot_without_scikit_learn(start, trained, monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn", None)
     assert len(plot_search(start(max_trials=9)).axes) == 2

@@ -1,6 +1,7 @@
 """Search spaces: locked, documented, and every value of them a valid recipe."""
 
 import dataclasses
+import json
 from pathlib import Path
 
 import keras_tuner
@@ -112,6 +113,13 @@ def test_single_precision_gives_the_same_recipe():
     assert sent != 0.0123456789
     assert to_recipe({"sgd_learning_rate": sent}).learning_rate == 0.01235
     assert to_recipe({"dropout": float(np.float32(0.1))}).dropout == 0.1
+
+
+def test_a_choice_of_two_stays_one_in_the_file_of_the_recipe(tmp_path):
+    sent = json.loads("1")  # KerasTuner keeps booleans as numbers
+    to_recipe({"folded_batch_norm": sent}).save(tmp_path / "recipe.json")
+    text = (tmp_path / "recipe.json").read_text()
+    assert '"folded_batch_norm": true' in text
 
 
 def test_other_fields_and_base():
