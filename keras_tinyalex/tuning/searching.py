@@ -272,11 +272,13 @@ def _check_folder(folder: Path) -> None:
 
 
 def _open(folder: Path, config: dict[str, Any]) -> None:
+    # First what says whose folder it is, also to a search that goes on here.
     if (folder / CONFIG_FILE).exists():
         _check_same_search(folder, config)
     else:
-        write_json(folder / "environment.json", environment())
         write_json(folder / CONFIG_FILE, config)
+    if not (folder / "environment.json").exists():
+        write_json(folder / "environment.json", environment())
 
 
 def _check_same_search(folder: Path, config: dict[str, Any]) -> None:
