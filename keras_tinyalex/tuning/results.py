@@ -123,8 +123,9 @@ def read_table(path: Path) -> list[dict[str, Any]]:
 def _parsed(name: str, text: str) -> Any:
     if name in ("trial", "from_trial", "status"):
         return text
-    if text == spaces.NONE:
-        return None
+    words = {spaces.NONE: None, "True": True, "False": False}
+    if text in words:
+        return words[text]
     for kind in (int, float):
         try:
             return kind(text)

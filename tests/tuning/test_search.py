@@ -24,7 +24,6 @@ def columns(found, *names):
 def test_folder_of_a_search(start, trained):
     found = start(plot=True)
     assert {path.name for path in found.path.iterdir()} == {
-        ".lock",
         "best.json",
         "environment.json",
         "oracle.json",
