@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import json
 import os
 import re
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -150,6 +152,22 @@ class Source:
         return f"Source({str(self.location)!r}, kind={self.kind!r})"
 
 
+@contextlib.contextmanager
+def _without_collection() -> Iterator[None]:
+    """Makes objects by the 100,000 without a search for cycles among them.
+
+    That would go through every object of Keras and its backend, again and again.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+@_without_collection()
 def open_source(source: str | os.PathLike[str]) -> Source:
     """Finds the labelled images of a folder or zip file.
 

@@ -1,5 +1,6 @@
 """Which images a source holds, and what it is refused for."""
 
+import gc
 import shutil
 import zipfile
 
@@ -69,6 +70,20 @@ def test_folders_of_classes(official_folder, tmp_path):
     shutil.copytree(tmp_path / "own", tmp_path / "both" / "train")
     shutil.copytree(tmp_path / "own", tmp_path / "both" / "val")
     assert counts(open_source(tmp_path / "both")) == {"train": 16, "val": 16}
+
+
+def test_collection_goes_on_behind_it(official_folder, tmp_path):
+    open_source(official_folder)
+    assert gc.isenabled()
+    with pytest.raises(FileNotFoundError):
+        open_source(tmp_path / "none")
+    assert gc.isenabled()
+    gc.disable()
+    try:
+        open_source(official_folder)
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
 
 
 def test_loop_of_links_ends(official_folder, tmp_path):
