@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("--classes", help="names, or a file of names; default: all")
     parser.add_argument("--images", type=int, default=20, help="of each class")
     parser.add_argument("--epochs", type=int, default=40)
-    parser.add_argument("--weights", default="tiny_imagenet_20_baseline")
+    parser.add_argument("--weights", default="tiny_imagenet_20")
     parser.add_argument("--smoke", action="store_true", help="2 classes, 1 epoch")
     options = parser.parse_args()
     classes = 2 if options.smoke else options.classes
