@@ -154,10 +154,11 @@ def options_of(parser):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_options_exist(page, hooks):
-    """Each `--option` is one of ours, of an example, or of a tool named here."""
+    """Each `--option` is one of ours, of a script, or of a tool named here."""
     known = {"--logdir", "--strict", "--faults-json", "--fix"}  # of other programs
     known = known.union(*map(options_of, hooks.parsers().values()))
-    for path in (ROOT / "examples").glob("*.py"):
+    scripts = [*ROOT.glob("examples/*.py"), *ROOT.glob("tests/benchmarks/*.py")]
+    for path in scripts:
         known |= set(re.findall(r'add_argument\("(--[\w-]+)"', path.read_text("utf-8")))
     found = set(re.findall(r"(?<![\w-])--[a-z][\w-]*", page.read_text("utf-8")))
     assert found <= known
