@@ -134,20 +134,24 @@ class Recipe:
         return bool(self.mixing or self.label_smoothing)
 
     def over(self, epochs: int) -> Recipe:
-        """Returns the recipe over other epochs, the same share at half size.
+        """Returns the recipe over other epochs, the same shares of them.
 
         Args:
             epochs: Positive integer.
 
         Returns:
-            A `Recipe`; epochs at half size are rounded to whole ones.
+            A `Recipe`; epochs at half size and unmixed ones are rounded to whole ones.
 
         Examples:
             >>> Recipe("half", epochs=30, half_size_epochs=20).over(3).half_size_epochs
             2
         """
-        half = round(self.half_size_epochs * epochs / self.epochs)
-        return dataclasses.replace(self, epochs=epochs, half_size_epochs=half)
+        return dataclasses.replace(
+            self,
+            epochs=epochs,
+            half_size_epochs=round(self.half_size_epochs * epochs / self.epochs),
+            unmixed_epochs=round(self.unmixed_epochs * epochs / self.epochs),
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """Returns the fields as a JSON-ready dict."""

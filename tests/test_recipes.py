@@ -41,11 +41,15 @@ def test_a_wrong_file_is_refused_by_name(tmp_path, content, message):
         recipes.get(path)
 
 
-def test_other_epochs_keep_the_share_at_half_size():
-    recipe = recipes.Recipe("r", epochs=40, half_size_epochs=30)
-    shares = [recipe.over(epochs).half_size_epochs for epochs in (1, 2, 4, 40, 100)]
+@pytest.mark.parametrize("field", ["half_size_epochs", "unmixed_epochs"])
+def test_other_epochs_keep_the_share(field):
+    recipe = recipes.Recipe("r", epochs=40, **{field: 30})
+    shares = [getattr(recipe.over(n), field) for n in (1, 2, 4, 40, 100)]
     assert shares == [1, 2, 3, 30, 75]  # 1.5 rounds to 2
     assert recipe.over(40) == recipe
+
+
+def test_fast_stays_at_half_size_over_other_epochs():
     assert recipes.FAST.over(3).half_size_epochs == 3
 
 
