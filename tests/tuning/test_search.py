@@ -132,7 +132,7 @@ SLOW = pytest.mark.slow
         ("hyperband", 5),
         pytest.param("hyperband", 1, marks=SLOW),
         pytest.param("random", 1, marks=SLOW),
-        pytest.param("bayesian", 5, marks=SLOW),
+        pytest.param("bayesian", 1, marks=SLOW),
     ],
 )
 def test_killed_before_any_write(start, trained, monkeypatch, tuner, every):
