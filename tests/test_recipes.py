@@ -53,6 +53,16 @@ def test_fast_stays_at_half_size_over_other_epochs():
     assert recipes.FAST.over(3).half_size_epochs == 3
 
 
+def test_best_long_is_best_with_more_epochs_and_mixing():
+    long, best = recipes.get("best_long"), recipes.BEST.as_dict()
+    changed = {field for field, value in long.as_dict().items() if value != best[field]}
+    longer = {"epochs", "half_size_epochs", "mixing", "unmixed_epochs"}
+    assert changed == {"name", "description"} | longer
+    # The last epochs are the whole images, and these are not mixed.
+    assert long.epochs - long.half_size_epochs == long.unmixed_epochs
+    assert (long.over(7).half_size_epochs, long.over(7).unmixed_epochs) == (6, 1)
+
+
 def test_unknown_names_and_missing_files():
     with pytest.raises(ValueError, match=r"\.json file or a Recipe.*recipe='fastest'"):
         recipes.get("fastest")
