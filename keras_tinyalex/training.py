@@ -167,6 +167,12 @@ def _train(
     total = recipe.epochs
     if done and progress:
         print(f"resuming {folder} after epoch {done}/{total}", file=sys.stderr)
+    if progress and _onednn_is_off():
+        print(
+            "TensorFlow computes without oneDNN, which may double its speed; to have "
+            "it, set TF_ENABLE_ONEDNN_OPTS=1 before the import",
+            file=sys.stderr,
+        )
     to_do = len(train_data.labels) * (total - done)
     with Progress("training", to_do, "images", progress, lines=False) as bar:
         fit(
@@ -422,12 +428,27 @@ def environment() -> dict[str, Any]:
 
 
 def _processor() -> str:
+    return _cpuinfo("model name") or platform.processor()
+
+
+def _cpuinfo(key: str) -> str:
+    """The value of a key for the first processor, empty where nothing tells it."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        names = [x.split(":", 1)[1].strip() for x in lines if x.startswith("model n")]
-        return names[0]
-    except (OSError, IndexError):
-        return platform.processor()
+    except OSError:
+        return ""
+    values = (line.split(":", 1)[1] for line in lines if line.startswith(key))
+    return next(values, "").strip()
+
+
+def _onednn_is_off() -> bool:
+    """Whether TensorFlow leaves the kernels of oneDNN off, though nobody said so."""
+    if keras.backend.backend() != "tensorflow" or "TF_ENABLE_ONEDNN_OPTS" in os.environ:
+        return False
+    # It switches them on by itself on processors with one of these.
+    own = {"avx512_vnni", "avx512_bf16", "avx_vnni", "amx_tile"}
+    flags = set(_cpuinfo("flags").split())
+    return bool(flags) and not flags & own
 
 
 def backend_seeds_kept() -> AbstractContextManager[Any]:

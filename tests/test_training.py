@@ -288,6 +288,29 @@ def test_automatic_dtype_is_chosen_once_and_the_model_is_float32(quick, monkeypa
         assert {layer.dtype_policy.name for layer in model.layers} == {"float32"}
 
 
+@pytest.mark.parametrize(
+    ("flags", "setting", "told"),
+    [
+        ("fma avx2", None, True),
+        ("fma avx2 avx512f avx512_vnni", None, False),  # TensorFlow switches it on
+        ("fma avx2", "1", False),
+        ("fma avx2", "0", False),  # the user's choice
+        ("", None, False),  # not known
+    ],
+)
+def test_training_tells_that_onednn_is_off(
+    quick, monkeypatch, capsys, flags, setting, told
+):
+    monkeypatch.setattr(training, "_cpuinfo", {"flags": flags, "model name": "A"}.get)
+    monkeypatch.delenv("TF_ENABLE_ONEDNN_OPTS", raising=False)
+    if setting is not None:
+        monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", setting)
+    quick(epochs=1, progress=True)
+    tensorflow = keras.backend.backend() == "tensorflow"
+    message = "set TF_ENABLE_ONEDNN_OPTS=1 before the import"
+    assert (message in capsys.readouterr().err) == (told and tensorflow)
+
+
 def test_fastest_dtype_gives_its_reason():
     policy, reason = building.fastest_dtype()
     assert policy in ("float32", "mixed_bfloat16")
