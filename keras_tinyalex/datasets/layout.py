@@ -46,8 +46,10 @@ class _Tree(Protocol):
 
 
 class _FolderTree:
+    """A folder. Paths are strings: a `Path` a file takes a third of a read's time."""
+
     def __init__(self, root: Path) -> None:
-        self.root = root
+        self.prefix = f"{root}/"
         self.names: list[str] = []
         self.folders: list[str] = []
         self._scan(str(root), "", ())
@@ -68,10 +70,11 @@ class _FolderTree:
                     self.names.append(prefix + entry.name)
 
     def read(self, name: str) -> bytes:
-        return (self.root / name).read_bytes()
+        with open(self.prefix + name, "rb") as file:  # noqa: PTH123
+            return file.read()
 
     def stamp(self, name: str) -> tuple[int, int]:
-        status = (self.root / name).stat()
+        status = os.stat(self.prefix + name)  # noqa: PTH116
         return status.st_size, status.st_mtime_ns
 
 
