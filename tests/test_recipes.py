@@ -58,9 +58,9 @@ def test_best_long_is_best_with_more_epochs_and_mixing():
     changed = {field for field, value in long.as_dict().items() if value != best[field]}
     longer = {"epochs", "half_size_epochs", "mixing", "unmixed_epochs"}
     assert changed == {"name", "description"} | longer
-    # The last epochs are the whole images, and these are not mixed.
-    assert long.epochs - long.half_size_epochs == long.unmixed_epochs
-    assert (long.over(7).half_size_epochs, long.over(7).unmixed_epochs) == (6, 1)
+    # Half of the epochs of whole images are not mixed.
+    assert long.epochs - long.half_size_epochs == 2 * long.unmixed_epochs
+    assert (long.over(20).half_size_epochs, long.over(20).unmixed_epochs) == (14, 3)
 
 
 def test_unknown_names_and_missing_files():
