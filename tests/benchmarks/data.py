@@ -20,6 +20,12 @@ FIRST_BATCH = """
 from keras_tinyalex.datasets.tiny_imagenet import load_dataset
 next(iter(load_dataset({folder!r})))
 """
+DECODE_ALONE = """
+from keras_tinyalex.datasets.layout import open_source
+from keras_tinyalex.datasets.tiny_imagenet import decode_image
+opened = open_source({folder!r})
+for image in opened.images["train"]: decode_image(opened.read(image))
+"""
 LOAD_KERAS = """
 import keras, tensorflow as tf
 data = keras.utils.image_dataset_from_directory(
@@ -50,34 +56,43 @@ def python(code, **environment):
 
 
 def loading(folder, rounds):
-    """First epoch through the data in new processes: seconds and memory peak.
+    """The images in new processes: seconds, and the memory of the first pass.
 
-    Each of ours finds an empty cache, which one more process then finds filled.
+    Both of ours that come first find an empty cache, the second start a filled one.
     """
-    ours = MEASURED.format(code=LOAD_OURS.format(folder=folder))
-    theirs = MEASURED.format(code=LOAD_KERAS.format(folder=folder))
-    pairs, again = [], []
+    whole, first, decoding, keras = (
+        MEASURED.format(code=code.format(folder=folder))
+        for code in (LOAD_OURS, FIRST_BATCH, DECODE_ALONE, LOAD_KERAS)
+    )
+    rows = []
     for _ in range(rounds):
-        with tempfile.TemporaryDirectory() as home:
-            pairs.append((python(ours, KERAS_HOME=home), python(theirs)))
-            first = MEASURED.format(code=FIRST_BATCH.format(folder=folder))
-            again.append(python(first, KERAS_HOME=home)[0])
+        with (
+            tempfile.TemporaryDirectory() as home,
+            tempfile.TemporaryDirectory() as new,
+        ):
+            pair = python(whole, KERAS_HOME=home), python(keras)
+            start, again = (python(first, KERAS_HOME=h)[0] for h in (new, home))
+            rows.append((*pair, start, again, python(decoding)[0]))
     idle = python(MEASURED.format(code=""))[1]
-    against = "image_dataset_from_directory, map, cache"
-    for index, what, target, base in (
-        (0, "first pass over the images, s", 2, 0),
-        (1, "its memory, KiB", 3, idle),
+    passes, kerases, starts, agains, decodings = zip(*rows, strict=True)
+    keras_s = [seconds for seconds, _ in kerases]
+    memory = [peak - idle for _, peak in passes], [peak - idle for _, peak in kerases]
+    for what, target, ours, theirs in (
+        ("first start to the first batch, s", 2, starts, keras_s),
+        ("first pass over the images, s", None, [s for s, _ in passes], keras_s),
+        ("its memory, KiB", 3, *memory),
+        ("one core decoding, nothing else, s", None, decodings, keras_s),
     ):
         row(
             what,
-            against,
-            statistics.median((t[index] - base) / (o[index] - base) for o, t in pairs),
+            "a pass of image_dataset_from_directory, map, cache",
+            statistics.median(t / o for o, t in zip(ours, theirs, strict=True)),
             target,
-            ours=statistics.median(o[index] - base for o, _ in pairs),
-            theirs=statistics.median(t[index] - base for _, t in pairs),
+            ours=statistics.median(ours),
+            theirs=statistics.median(theirs),
             rounds=rounds,
         )
-    second = statistics.median(again)
+    second = statistics.median(agains)
     row("second start to the first batch, s", "1 s", 1 / second, 1, ours=second)
 
 
