@@ -74,7 +74,7 @@ def loading(folder, rounds):
             start, again = (python(first, KERAS_HOME=h)[0] for h in (new, home))
             rows.append((*pair, start, again, python(decoding)[0]))
     idle = python(MEASURED.format(code=""))[1]
-    passes, kerases, starts, agains, decodings = zip(*rows, strict=True)
+    passes, kerases, starts, later, decodings = zip(*rows, strict=True)
     keras_s = [seconds for seconds, _ in kerases]
     memory = [peak - idle for _, peak in passes], [peak - idle for _, peak in kerases]
     for what, target, ours, theirs in (
@@ -92,7 +92,7 @@ def loading(folder, rounds):
             theirs=statistics.median(theirs),
             rounds=rounds,
         )
-    second = statistics.median(agains)
+    second = statistics.median(later)
     row("second start to the first batch, s", "1 s", 1 / second, 1, ours=second)
 
 
