@@ -44,7 +44,8 @@ def result(name, options):
     """Trains one and returns what is found; kept beside its run folder."""
     base = dataclasses.replace(recipes.BEST.over(options.epochs), dtype=options.dtype)
     recipe = dataclasses.replace(base, name=name, **CHOICES[name])
-    kind = f"{name} {options.epochs} {options.dtype} {options.seed}"
+    data = Path(options.data).stem
+    kind = f"{name} {data} {options.epochs} {options.dtype} {options.seed}"
     folder = options.output / kind.replace(" ", "-").replace(",", "")
     kept = folder.with_suffix(".json")
     if not kept.exists():
