@@ -3,6 +3,7 @@
 import math
 import numbers
 import operator
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Self
 
 import keras
@@ -176,15 +177,20 @@ class LocalResponseNormalization(keras.Layer):  # type: ignore[misc]
                 )
             scale = self._power(base)
             y = x * scale
+            # On torch the result itself would keep the gradient that keeps it, and
+            # neither would ever be freed.
+            kept = ops.stop_gradient(y) if on_torch else y
 
             def gradient(*args: Any, upstream: Any = None) -> Any:
                 dy = args[0] if upstream is None else upstream
+                if on_torch and _is_to_be_derived():
+                    return self._derived_gradient(args[0], dy)
                 dx = dy * scale
                 if self.beta == 0.5:
-                    inner = dx * y
+                    inner = dx * kept
                     inner *= scale
                 else:
-                    inner = dy * y
+                    inner = dy * kept
                     inner /= base
                 if on_torch:
                     inner.nan_to_num_(0.0, 0.0, 0.0)
@@ -203,6 +209,13 @@ class LocalResponseNormalization(keras.Layer):  # type: ignore[misc]
 
         return normalize(x)
 
+    def _derived_gradient(self, x: Any, dy: Any) -> Any:
+        """The gradient as torch derives it, for derivatives of the gradient."""
+        import torch
+
+        y = x * self._power(self._bases(_finite(ops.square(x))))
+        return torch.autograd.grad(y, x, dy, create_graph=True)[0]
+
     def _bases(self, squares: Any) -> Any:
         """`bias + alpha * sums`, whose power divides the inputs."""
         return self._window_sums(squares, self.alpha, self.bias)
@@ -214,11 +227,12 @@ class LocalResponseNormalization(keras.Layer):  # type: ignore[misc]
         band = ops.convert_to_tensor(factor * self._band, dtype=values.dtype)
         shape = ops.shape(values)
         channels = self._band.shape[0]
-        if self._channel_axis == -1:
-            sums = ops.reshape(values, (-1, channels)) @ band
-        else:
-            positions = math.prod(shape[2:])
-            sums = band @ ops.reshape(values, (shape[0], channels, positions))
+        with _all_digits():
+            if self._channel_axis == -1:
+                sums = ops.reshape(values, (-1, channels)) @ band
+            else:
+                positions = math.prod(shape[2:])
+                sums = band @ ops.reshape(values, (shape[0], channels, positions))
         if offset and keras.backend.backend() == "tensorflow" and sums.ndim == 2:
             # TensorFlow adds a vector to a product in the same pass.
             sums = ops.add(sums, ops.full((channels,), offset, sums.dtype))
@@ -362,6 +376,23 @@ class LocalResponseNormalization(keras.Layer):  # type: ignore[misc]
             (2, 2.0, 0.0001, 0.75)
         """
         return cls(_radius("n", n), bias=k, alpha=alpha, beta=beta, **kwargs)
+
+
+def _is_to_be_derived() -> bool:
+    """Whether torch runs a backward pass with `create_graph=True`."""
+    import torch
+
+    return bool(torch.is_grad_enabled())
+
+
+def _all_digits() -> AbstractContextManager[Any]:
+    """Products of float32 in float32: on GPUs, JAX rounds to 10 bits before them."""
+    if keras.backend.backend() != "jax":
+        return nullcontext()
+    import jax
+
+    precision: AbstractContextManager[Any] = jax.default_matmul_precision("highest")
+    return precision
 
 
 def _finite(squares: Any) -> Any:

@@ -1,4 +1,5 @@
 import json
+import weakref
 
 import keras
 import numpy as np
@@ -231,6 +232,80 @@ def test_gradient(beta, training):
         rtol=1e-4,
         atol=1e-6,
     )
+
+
+def squared_gradient(layer, x, training):
+    """d sum(g**2) / dx of g = d sum(layer(x)**2) / dx, both from the backend."""
+    if BACKEND == "tensorflow":
+        import tensorflow as tf
+
+        x = tf.constant(x)
+        with tf.GradientTape() as outer:
+            outer.watch(x)
+            with tf.GradientTape() as inner:
+                inner.watch(x)
+                loss = tf.reduce_sum(layer(x, training=training) ** 2)
+            loss = tf.reduce_sum(inner.gradient(loss, x) ** 2)
+        return outer.gradient(loss, x).numpy()
+    if BACKEND == "jax":
+        import jax
+
+        first = jax.grad(lambda x: (layer(x, training=training) ** 2).sum())
+        return np.asarray(jax.grad(lambda x: (first(x) ** 2).sum())(x))
+    import torch
+
+    x = torch.tensor(x, requires_grad=True)
+    loss = (layer(x, training=training) ** 2).sum()
+    (first,) = torch.autograd.grad(loss, x, create_graph=True)
+    return torch.autograd.grad((first**2).sum(), x)[0].numpy()
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("beta", [0.5, 0.75])
+def test_gradient_of_the_gradient(beta, training):
+    # With g = d sum(y**2) / dx, d sum(g**2) / dx is by central differences of g,
+    # which `test_gradient` checks.
+    x = random(2, 7)
+    layer = LocalResponseNormalization(2, 1.5, 0.4, beta)
+    step = 1e-2
+    expected = np.empty(x.shape)
+
+    def gradient(x):
+        y = reference(x, 2, 1.5, 0.4, beta)
+        return reference_gradient(x, 2 * y, 2, 1.5, 0.4, beta)
+
+    for index in np.ndindex(*x.shape):
+        above, below = x.astype("float64"), x.astype("float64")
+        above[index] += step
+        below[index] -= step
+        rise = np.sum(gradient(above) ** 2) - np.sum(gradient(below) ** 2)
+        expected[index] = rise / (2 * step)
+    found = squared_gradient(layer, x, training)
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="torch frees by counting references")
+def test_a_training_step_leaves_nothing_in_memory():
+    import torch
+
+    x = torch.ones(2, 4, requires_grad=True)
+    y = LocalResponseNormalization(1)(x, training=True)
+    y.sum().backward()
+    alive = weakref.ref(y)
+    del y
+    assert alive() is None
+
+
+@pytest.mark.skipif(BACKEND != "jax", reason="the others multiply float32 as float32")
+def test_products_keep_all_digits_on_gpus():
+    import jax
+
+    layer = LocalResponseNormalization(1)
+    layer.build((2, 4))
+    both_ways = jax.grad(lambda x: layer.call(x, training=True).sum())
+    text = str(jax.make_jaxpr(both_ways)(np.ones((2, 4), "float32")))
+    assert text.count("dot_general[") == 2  # forward and backward
+    assert text.count("precision=(Precision.HIGHEST, Precision.HIGHEST)") == 2
 
 
 @pytest.mark.parametrize(
