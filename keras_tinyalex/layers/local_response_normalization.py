@@ -1,5 +1,6 @@
 """Local response normalization (LRN) for every Keras backend."""
 
+import functools
 import math
 import numbers
 import operator
@@ -16,6 +17,8 @@ from keras import ops
 # root is NaN again.
 _FOR_NAN = {"float32": -3e38, "float64": -1.5e308}
 _FOR_INFINITY = {"float32": 1e37, "float64": 5e306}
+# Channels in a window, beyond which a product costs less than slices.
+_LARGEST_LOOP = 32
 
 
 @keras.saving.register_keras_serializable(package="keras_tinyalex")
@@ -139,67 +142,56 @@ class LocalResponseNormalization(keras.Layer):  # type: ignore[misc]
         # Half precision has too few digits, and 256**2 overflows float16.
         double = self.compute_dtype == "float64"
         x = ops.cast(inputs, "float64" if double else "float32")
-        if training and keras.backend.backend() != "jax":
-            y = self._normalize_in_training(x)
+        if training and keras.backend.backend() == "torch":
+            y = self._with_gradient_by_hand(x)
+        elif training and self._fits_into_a_loop():
+            y = self._in_one_loop(ops.cast(inputs, self.compute_dtype))
         else:
-            base = self._bases(_finite(ops.square(x)))
-            if keras.backend.backend() == "jax":
-                # XLA derives and fuses as good a gradient by itself, but the band
-                # would spread what is no number in it, too.
-                dtype = keras.backend.standardize_dtype(base.dtype)
-                sound = ops.abs(base) < 0.5 * self.alpha * _FOR_INFINITY[dtype]
-                base = ops.where(sound, base, ops.stop_gradient(base))
-            y = x * self._power(base)
+            y = self._normalized(x)
         return ops.cast(y, self.compute_dtype)
 
-    def _normalize_in_training(self, x: Any) -> Any:
-        """The same with the gradient by hand: two products and few passes.
+    def _normalized(self, x: Any) -> Any:
+        """The formula, for inference and for derivatives of every kind."""
+        base = self._bases(_finite(ops.square(x)))
+        if keras.backend.backend() != "torch":
+            # A derived gradient would spread what is no number to all channels.
+            dtype = keras.backend.standardize_dtype(base.dtype)
+            sound = ops.abs(base) < 0.5 * self.alpha * _FOR_INFINITY[dtype]
+            base = ops.where(sound, base, ops.stop_gradient(base))
+        return x * _power(base, self.beta)
 
-        A pass is what costs here. `*=` is none of its own on torch, where it
-        works in place, and the same as `*` elsewhere.
+    def _with_gradient_by_hand(self, x: Any) -> Any:
+        """The same on torch with the gradient by hand: two products, few passes.
+
+        A pass over memory is what costs here; `*=` is none of its own.
         """
-        on_torch = keras.backend.backend() == "torch"
 
         @ops.custom_gradient  # type: ignore[untyped-decorator]
         def normalize(x: Any) -> tuple[Any, Any]:
             squares = ops.square(x)
-            if on_torch:
-                dtype = keras.backend.standardize_dtype(squares.dtype)
-                squares.nan_to_num_(_FOR_NAN[dtype], _FOR_INFINITY[dtype])
-                base = self._bases(squares)
-            else:
-                base = self._bases(squares)
-                # What is no number has spread to all channels: one of them tells.
-                one = base[..., 0] if self._channel_axis == -1 else base[:, 0]
-                sound = ops.isfinite(ops.sum(one))
-                base = ops.cond(
-                    sound, lambda: base, lambda: self._bases(_finite(squares))
-                )
-            scale = self._power(base)
+            dtype = keras.backend.standardize_dtype(squares.dtype)
+            squares.nan_to_num_(_FOR_NAN[dtype], _FOR_INFINITY[dtype])
+            base = self._bases(squares)
+            scale = _power(base, self.beta)
             y = x * scale
-            # On torch the result itself would keep the gradient that keeps it, and
-            # neither would ever be freed.
-            kept = ops.stop_gradient(y) if on_torch else y
+            # The result itself would keep the gradient that keeps it, and neither
+            # would ever be freed.
+            kept = ops.stop_gradient(y)
 
-            def gradient(*args: Any, upstream: Any = None) -> Any:
-                dy = args[0] if upstream is None else upstream
-                if on_torch and _is_to_be_derived():
-                    return self._derived_gradient(args[0], dy)
-                dx = dy * scale
+            def gradient(x: Any, upstream: Any) -> Any:
+                if _is_to_be_derived():
+                    import torch
+
+                    y = self._normalized(x)
+                    return torch.autograd.grad(y, x, upstream, create_graph=True)[0]
+                dx = upstream * scale
                 if self.beta == 0.5:
                     inner = dx * kept
                     inner *= scale
                 else:
-                    inner = dy * kept
+                    inner = upstream * kept
                     inner /= base
-                if on_torch:
-                    inner.nan_to_num_(0.0, 0.0, 0.0)
-                else:
-                    inner = ops.cond(
-                        sound,
-                        lambda: inner,
-                        lambda: ops.where(ops.isfinite(inner), inner, 0.0),
-                    )
+                inner.nan_to_num_(0.0, 0.0, 0.0)
                 inner = self._window_sums(inner, 2 * self.alpha * self.beta)
                 inner *= x
                 dx -= inner
@@ -209,12 +201,26 @@ class LocalResponseNormalization(keras.Layer):  # type: ignore[misc]
 
         return normalize(x)
 
-    def _derived_gradient(self, x: Any, dy: Any) -> Any:
-        """The gradient as torch derives it, for derivatives of the gradient."""
-        import torch
+    def _fits_into_a_loop(self) -> bool:
+        """Whether a sum of slices costs less than a product, and can be compiled."""
+        window = 2 * min(self.depth_radius, len(self._band)) + 1
+        return window <= _LARGEST_LOOP and _can_compile()
 
-        y = x * self._power(self._bases(_finite(ops.square(x))))
-        return torch.autograd.grad(y, x, dy, create_graph=True)[0]
+    def _in_one_loop(self, x: Any) -> Any:
+        """The same where it is compiled: one loop forward, one backward.
+
+        XLA fuses a sum of slices with all that is around it, but not the gradient
+        that would be derived of it. Nothing spreads in slices.
+        """
+        radius = min(self.depth_radius, len(self._band) - 1)
+        arguments = radius, self.bias, self.alpha, self.beta, self._channel_axis
+        forward, backward = _loops(*arguments)
+
+        @ops.custom_gradient  # type: ignore[untyped-decorator]
+        def normalize(x: Any) -> tuple[Any, Any]:
+            return forward(x), lambda upstream: backward(x, upstream)
+
+        return normalize(x)
 
     def _bases(self, squares: Any) -> Any:
         """`bias + alpha * sums`, whose power divides the inputs."""
@@ -239,17 +245,6 @@ class LocalResponseNormalization(keras.Layer):  # type: ignore[misc]
         elif offset:
             sums += offset
         return ops.reshape(sums, shape)
-
-    def _power(self, base: Any) -> Any:
-        """`base ** -beta`; NaN where `base` is negative."""
-        root = ops.rsqrt(base)
-        if self.beta == 0.5:
-            return root
-        if self.beta == 0.75:
-            return root * ops.sqrt(root)
-        if self.beta == 1.0:
-            return root * root
-        return ops.power(root, 2.0 * self.beta)
 
     @property
     def _channel_axis(self) -> int:
@@ -376,6 +371,78 @@ class LocalResponseNormalization(keras.Layer):  # type: ignore[misc]
             (2, 2.0, 0.0001, 0.75)
         """
         return cls(_radius("n", n), bias=k, alpha=alpha, beta=beta, **kwargs)
+
+
+def _power(base: Any, beta: float) -> Any:
+    """`base ** -beta`; NaN where `base` is negative."""
+    root = ops.rsqrt(base)
+    if beta == 0.5:
+        return root
+    if beta == 0.75:
+        return root * ops.sqrt(root)
+    if beta == 1.0:
+        return root * root
+    return ops.power(root, 2.0 * beta)
+
+
+@functools.cache
+def _loops(
+    radius: int, bias: float, alpha: float, beta: float, axis: int
+) -> tuple[Any, Any]:
+    """The layer forward, `x` to `y`, and backward, `x` and `dy` to `dx`.
+
+    Inputs of half the precision become float32 in the loop, not in memory. The
+    backward loop computes the sums again: to keep them takes longer.
+    """
+    before = [...] if axis == -1 else [slice(None)]
+
+    def wide(x: Any) -> Any:
+        double = keras.backend.standardize_dtype(x.dtype) == "float64"
+        return ops.cast(x, "float64" if double else "float32")
+
+    def window_sums(values: Any) -> Any:
+        padding = [(0, 0)] * len(values.shape)
+        padding[axis] = (radius, radius)
+        padded = ops.pad(values, padding)
+        channels = values.shape[axis]
+        windows = [slice(i, i + channels) for i in range(2 * radius + 1)]
+        return sum(padded[*before, window] for window in windows)
+
+    def forward(x: Any) -> Any:
+        dtype, x = x.dtype, wide(x)
+        base = bias + alpha * window_sums(ops.square(x))
+        return ops.cast(x * _power(base, beta), dtype)
+
+    def backward(x: Any, dy: Any) -> Any:
+        dtype, x, dy = x.dtype, wide(x), wide(dy)
+        base = bias + alpha * window_sums(ops.square(x))
+        dx = dy * _power(base, beta)
+        # A root and a product take half the time of a division.
+        inner = dx * x * ops.square(ops.rsqrt(base))
+        inner = window_sums(ops.where(ops.isfinite(inner), inner, 0.0))
+        return ops.cast(dx - 2 * alpha * beta * x * inner, dtype)
+
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        compiled = tf.function(jit_compile=True, autograph=False)
+        return compiled(forward), compiled(backward)
+    return forward, backward
+
+
+@functools.cache
+def _can_compile() -> bool:
+    """Whether XLA is there: JAX is it, TensorFlow may have been built without."""
+    if keras.backend.backend() != "tensorflow":
+        return True
+    import tensorflow as tf
+
+    try:
+        with tf.init_scope():
+            tf.function(tf.math.rsqrt, jit_compile=True)(tf.ones(2))
+    except tf.errors.OpError:
+        return False
+    return True
 
 
 def _is_to_be_derived() -> bool:

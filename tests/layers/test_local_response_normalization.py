@@ -7,6 +7,7 @@ import pytest
 from keras import ops
 
 from keras_tinyalex.layers import LocalResponseNormalization
+from keras_tinyalex.layers import local_response_normalization as module
 
 pytestmark = pytest.mark.backend
 BACKEND = keras.backend.backend()
@@ -132,11 +133,10 @@ def test_matches_the_formula(shape, data_format, radius, bias, alpha, beta):
     x = random(*shape, scale=3.0)
     layer = LocalResponseNormalization(radius, bias, alpha, beta, data_format)
     # numbers of ordinary size: the relative error is that of each value
-    np.testing.assert_allclose(
-        ops.convert_to_numpy(layer(x)),
-        reference(x, radius, bias, alpha, beta, axis),
-        rtol=1e-5,
-    )
+    expected = reference(x, radius, bias, alpha, beta, axis)
+    for training in (False, True):
+        found = ops.convert_to_numpy(layer(x, training=training))
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
 def test_worked_example():
@@ -234,6 +234,26 @@ def test_gradient(beta, training):
     )
 
 
+def test_gradient_of_a_wide_window():
+    # 41 channels, more than are summed one by one in a compiled loop
+    x, upstream = random(2, 60), random(2, 60, seed=1)
+    layer = LocalResponseNormalization(20, 1.5, 0.4)
+    np.testing.assert_allclose(
+        input_gradient(layer, x, upstream, training=True),
+        reference_gradient(x, upstream, 20, 1.5, 0.4, 0.5),
+        rtol=1e-4,
+        atol=1e-6,
+    )
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="the others need no XLA of it")
+def test_gradient_without_xla(monkeypatch):
+    monkeypatch.setattr(module, "_can_compile", lambda: False)
+    test_gradient(0.75, training=True)
+    monkeypatch.undo()
+    assert module._can_compile()
+
+
 def squared_gradient(layer, x, training):
     """d sum(g**2) / dx of g = d sum(layer(x)**2) / dx, both from the backend."""
     if BACKEND == "tensorflow":
@@ -302,7 +322,7 @@ def test_products_keep_all_digits_on_gpus():
 
     layer = LocalResponseNormalization(1)
     layer.build((2, 4))
-    both_ways = jax.grad(lambda x: layer.call(x, training=True).sum())
+    both_ways = jax.grad(lambda x: layer.call(x).sum())
     text = str(jax.make_jaxpr(both_ways)(np.ones((2, 4), "float32")))
     assert text.count("dot_general[") == 2  # forward and backward
     assert text.count("precision=(Precision.HIGHEST, Precision.HIGHEST)") == 2
