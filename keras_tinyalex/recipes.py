@@ -187,7 +187,7 @@ BEST = Recipe(
     batch_size=64,
     optimizer="muon",
     learning_rate=3e-3,
-    weight_decay=0.05,
+    weight_decay=0.6,
     schedule="cosine",
     warmup_epochs=2.0,
     initialization="whitening",
@@ -205,9 +205,12 @@ BEST_LONG = dataclasses.replace(
     name="best_long",
     description="60 epochs: `best` for longer, on mixed images but for the last.",
     epochs=60,
+    weight_decay=0.4,
+    augmentation="crop_flip_color_cutout",
     mixing="mixup_cutmix",
     unmixed_epochs=9,
     half_size_epochs=42,
+    label_smoothing=0.0,
 )
 
 # Two epochs, all of them on images of half the size. docs/accuracy.md has the
@@ -219,6 +222,7 @@ FAST = dataclasses.replace(
     epochs=2,
     batch_size=128,
     learning_rate=7e-3,
+    weight_decay=0.05,
     warmup_epochs=0.5,
     augmentation="flip",
     dropout=0.1,

@@ -57,7 +57,10 @@ def test_best_long_is_best_with_more_epochs_and_mixing():
     long, best = recipes.get("best_long"), recipes.BEST.as_dict()
     changed = {field for field, value in long.as_dict().items() if value != best[field]}
     longer = {"epochs", "half_size_epochs", "mixing", "unmixed_epochs"}
-    assert changed == {"name", "description"} | longer
+    harder = {"weight_decay", "augmentation", "label_smoothing"}
+    assert changed == {"name", "description"} | longer | harder
+    # More epochs and more to learn in each need less of it.
+    assert long.weight_decay < recipes.BEST.weight_decay
     # Half of the epochs of whole images are not mixed.
     assert long.epochs - long.half_size_epochs == 2 * long.unmixed_epochs
     assert (long.over(20).half_size_epochs, long.over(20).unmixed_epochs) == (14, 3)

@@ -64,7 +64,7 @@ OPTIMIZER = (
     Knob("learning_rate", 1e-3, low=1e-4, high=1e-2, only=ADAMW, prefix="adamw_"),
     Knob("learning_rate", 1e-3, low=1e-4, high=1e-2, only=MUON, prefix="muon_"),
     Knob("momentum", 0.0, (0.0, 0.5, 0.9, 0.95), only=SGD),
-    Knob("weight_decay", 0.0, (0.0, 5e-4, 5e-3, 5e-2)),
+    Knob("weight_decay", 0.0, (0.0, 5e-4, 5e-3, 5e-2, 0.5)),
     Knob("schedule", "constant", ("constant", "cosine")),
     Knob("batch_size", 16, (16, 32, 64, 128)),
     Knob("folded_batch_norm", False, (False, True)),
