@@ -40,7 +40,8 @@ class LocalResponseNormalization(keras.Layer):  # type: ignore[misc]
     The layer has no weights. It computes in float32 under the float16 and
     bfloat16 policies, so that squares neither overflow nor lose digits. A NaN
     or infinite value reaches the outputs within `depth_radius` channels of it
-    and no others; in training, neither does it reach other gradients.
+    and no others; in training, neither does it reach other gradients. Gradients
+    can be derived again; JAX's forward mode, `jax.jvp`, works in inference only.
 
     Args:
         depth_radius: Non-negative integer. How many channels on each side take
@@ -130,31 +131,32 @@ class LocalResponseNormalization(keras.Layer):  # type: ignore[misc]
                 f"Received: input_shape={tuple(input_shape)}"
             )
         self.input_spec = keras.layers.InputSpec(min_ndim=2, axes={axis: channels})
-        # The window sum over channels is a product with this 0/1 matrix: far
-        # faster than slices or pooling, and with an exact gradient. It follows
-        # from the arguments, so it is a constant and not a weight.
+        # The window sum over channels is a product with this 0/1 matrix: where
+        # nothing is compiled, far faster than slices or pooling. It follows from
+        # the arguments, so it is a constant and not a weight.
         index = np.arange(channels)
         distance = np.abs(index[:, None] - index[None, :])
         self._band = (distance <= min(self.depth_radius, channels)).astype("float64")
         self.built = True
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
+        on_torch = keras.backend.backend() == "torch"
+        if training and not on_torch and self._fits_into_a_loop():
+            return self._in_one_loop(ops.cast(inputs, self.compute_dtype))
         # Half precision has too few digits, and 256**2 overflows float16.
         double = self.compute_dtype == "float64"
         x = ops.cast(inputs, "float64" if double else "float32")
-        if training and keras.backend.backend() == "torch":
+        if training and on_torch:
             y = self._with_gradient_by_hand(x)
-        elif training and self._fits_into_a_loop():
-            y = self._in_one_loop(ops.cast(inputs, self.compute_dtype))
         else:
-            y = self._normalized(x)
+            y = self._normalized(x, training or keras.backend.backend() == "jax")
         return ops.cast(y, self.compute_dtype)
 
-    def _normalized(self, x: Any) -> Any:
-        """The formula, for inference and for derivatives of every kind."""
+    def _normalized(self, x: Any, to_be_derived: bool | None = False) -> Any:
+        """The formula; `to_be_derived` costs passes over memory where not compiled."""
         base = self._bases(_finite(ops.square(x)))
-        if keras.backend.backend() != "torch":
-            # A derived gradient would spread what is no number to all channels.
+        if to_be_derived:
+            # The derived gradient would spread what is no number to all channels.
             dtype = keras.backend.standardize_dtype(base.dtype)
             sound = ops.abs(base) < 0.5 * self.alpha * _FOR_INFINITY[dtype]
             base = ops.where(sound, base, ops.stop_gradient(base))
@@ -182,7 +184,7 @@ class LocalResponseNormalization(keras.Layer):  # type: ignore[misc]
                 if _is_to_be_derived():
                     import torch
 
-                    y = self._normalized(x)
+                    y = self._normalized(x, to_be_derived=True)
                     return torch.autograd.grad(y, x, upstream, create_graph=True)[0]
                 dx = upstream * scale
                 if self.beta == 0.5:
