@@ -181,9 +181,9 @@ class LocalResponseNormalization(keras.Layer):  # type: ignore[misc]
             kept = ops.stop_gradient(y)
 
             def gradient(x: Any, upstream: Any) -> Any:
-                if _is_to_be_derived():
-                    import torch
+                import torch
 
+                if torch.is_grad_enabled():  # as in `backward(create_graph=True)`
                     y = self._normalized(x, to_be_derived=True)
                     return torch.autograd.grad(y, x, upstream, create_graph=True)[0]
                 dx = upstream * scale
@@ -445,13 +445,6 @@ def _can_compile() -> bool:
     except tf.errors.OpError:
         return False
     return True
-
-
-def _is_to_be_derived() -> bool:
-    """Whether torch runs a backward pass with `create_graph=True`."""
-    import torch
-
-    return bool(torch.is_grad_enabled())
 
 
 def _all_digits() -> AbstractContextManager[Any]:

@@ -14,10 +14,9 @@ os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 import keras
 import numpy as np
 import torch
-from lrn import RADIUS
+from lrn import band, torch_lrn
 from measure import paired, row, seconds
 from step import FLOP_PER_IMAGE, epoch_of, images, our_batches, ours, plain_torch
-from torch.nn.functional import local_response_norm
 
 from keras_tinyalex import LocalResponseNormalization
 
@@ -66,10 +65,6 @@ def bandwidth():
     return 2 * 2**30 * CALLS / min(seconds(copy) for _ in range(5))
 
 
-def peer(x):
-    return local_response_norm(x, 2 * RADIUS + 1, 2 * RADIUS + 1.0, 0.5, 1.0)
-
-
 def lrn_rows(shape, dtype, rate):
     name = f"LRN {'x'.join(map(str, shape))} {dtype} {BACKEND}"
     x, upstream = torch.randn(2, *shape, device="cuda").to(getattr(torch, dtype))
@@ -84,7 +79,7 @@ def lrn_rows(shape, dtype, rate):
         ("NHWC", channels_last),
     ):
         against = f"torch local_response_norm, {layout}"
-        paired(name, against, mine, on_torch(peer, *tensors))
+        paired(name, against, mine, on_torch(torch_lrn, *tensors))
     # Forward reads x and writes y, backward reads x and dy and writes dx.
     limit = 5 * x.nbytes / rate
     best = min(seconds(mine) for _ in range(5)) / CALLS
@@ -94,9 +89,7 @@ def lrn_rows(shape, dtype, rate):
 def exactness():
     """The largest relative error of the layer in float32."""
     x = np.random.default_rng(0).normal(size=(16, 32, 32, 64)) * 3
-    index = np.arange(64)
-    band = np.abs(index[:, None] - index) <= RADIUS
-    expected = x / np.sqrt(1 + np.square(x) @ band)
+    expected = x / np.sqrt(1 + np.square(x) @ band(64))
     for training in (False, True):
         y = LocalResponseNormalization()(x.astype("float32"), training=training)
         error = np.abs(keras.ops.convert_to_numpy(y) / expected - 1).max()

@@ -45,9 +45,14 @@ def scaling(tf):
     return scale
 
 
+def torch_lrn(x):
+    from torch.nn.functional import local_response_norm
+
+    return local_response_norm(x, 2 * RADIUS + 1, 2 * RADIUS + 1.0, 0.5, 1.0)
+
+
 def torch_rows(name, x, upstream):
     import torch
-    from torch.nn.functional import local_response_norm
 
     def step(function, x, upstream):
         def both_ways():
@@ -56,9 +61,6 @@ def torch_rows(name, x, upstream):
 
         return both_ways
 
-    def peer(x):
-        return local_response_norm(x, 2 * RADIUS + 1, 2 * RADIUS + 1.0, 0.5, 1.0)
-
     x, upstream = torch.tensor(x), torch.tensor(upstream)
     layer = LocalResponseNormalization()
     ours = step(lambda x: layer(x, training=True), x, upstream)
@@ -66,7 +68,7 @@ def torch_rows(name, x, upstream):
     channels_first = [t.contiguous() for t in channels_last]
     for layout, tensors in (("NCHW", channels_first), ("NHWC", channels_last)):
         against = f"torch local_response_norm, {layout}"
-        paired(f"LRN {name}", against, ours, step(peer, *tensors), 5)
+        paired(f"LRN {name}", against, ours, step(torch_lrn, *tensors), 5)
     scale = step(lambda x: x * 1.01, x, upstream)
     paired(f"LRN {name}", "one pass that scales", ours, scale, 1 / 2.5)
 

@@ -36,6 +36,7 @@ import numpy as np
 
 from keras_tinyalex import recipes
 from keras_tinyalex.datasets.tiny_imagenet import load_data
+from keras_tinyalex.optimizers import orthogonalized
 
 CONVOLUTIONS = {
     "conv1": (3, 32),
@@ -224,15 +225,6 @@ def mixed(x, y, choices, key, parts, on):
     blend = jnp.where(cut, inside, part[:, None, None]) * on
     share = blend.mean((1, 2))[:, None]
     return x + blend[..., None] * (x[other] - x), y + share * (y[other] - y)
-
-
-def orthogonalized(matrix):
-    x = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
-    x = x / (jnp.linalg.norm(x) + 1e-7)
-    for _ in range(5):
-        square = x @ x.T
-        x = 3.4445 * x + (-4.7750 * square + 2.0315 * square @ square) @ x
-    return x.T if matrix.shape[0] > matrix.shape[1] else x
 
 
 def updated(weights, gradients, moments, choices, rate, step):
