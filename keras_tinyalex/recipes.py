@@ -47,6 +47,7 @@ class Recipe:
         augmentation: Name from `keras_tinyalex.augmentation`, or `None`.
         mixing: `"mixup"`, `"cutmix"`, `"mixup_cutmix"` or `None`; see
             `keras_tinyalex.augmentation`.
+        mixing_probability: Part of the batches that are mixed, (0, 1].
         unmixed_epochs: Last epochs without mixing, >= 0.
         half_size_epochs: First epochs on images of half the size, >= 0; see
             `keras_tinyalex.building.half_size`.
@@ -88,6 +89,7 @@ class Recipe:
     dropout: float = 0.5
     augmentation: str | None = None
     mixing: str | None = None
+    mixing_probability: float = 1.0
     unmixed_epochs: int = 0
     half_size_epochs: int = 0
     folded_batch_norm: bool = False
@@ -111,6 +113,12 @@ class Recipe:
             raise ValueError(
                 "`learning_rate` must be a positive number. "
                 f"Received: learning_rate={self.learning_rate!r}"
+            )
+        if not 0 < self.mixing_probability <= 1:
+            raise ValueError(
+                "`mixing_probability` must be in (0, 1]; to mix nothing, set "
+                "`mixing` to None. "
+                f"Received: mixing_probability={self.mixing_probability!r}"
             )
         if self.half_size_epochs and self.ema_momentum:
             raise ValueError(
@@ -198,16 +206,17 @@ BEST = Recipe(
     dtype="auto",
 )
 
-# More epochs, most of them on mixed images; those of whole images begin while the
-# steps are still large. docs/accuracy.md has the results.
+# More epochs, and some of the batches mixed; whole images begin while the steps are
+# still large. docs/accuracy.md has the results.
 BEST_LONG = dataclasses.replace(
     BEST,
     name="best_long",
-    description="60 epochs: `best` for longer, on mixed images but for the last.",
+    description="60 epochs: `best` for longer, three in ten batches of mixed images.",
     epochs=60,
     weight_decay=0.4,
     augmentation="crop_flip_color_cutout",
     mixing="mixup_cutmix",
+    mixing_probability=0.3,
     unmixed_epochs=9,
     half_size_epochs=42,
     label_smoothing=0.0,

@@ -239,6 +239,7 @@ def make_batches(
         augmentation=recipe.augmentation,
         one_hot=recipe.soft_labels,
         mixing=augmentation.MIXINGS.get(recipe.mixing or ""),
+        mixing_probability=recipe.mixing_probability,
         mixed_epochs=recipe.epochs - recipe.unmixed_epochs,
     )
     return batches, Batches(val_data, 128, shuffle=False, one_hot=recipe.soft_labels)

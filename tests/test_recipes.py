@@ -32,6 +32,8 @@ def test_fields_left_out_are_the_baselines(tmp_path):
         (json.dumps({"epochs": 0}), "Received: epochs=0"),
         (json.dumps({"learning_rate": "high"}), "fields of a recipe"),
         (json.dumps({"fc1_units": 1.5}), "Received: fc1_units=1.5"),
+        (json.dumps({"mixing_probability": 0}), r"\(0, 1\].*set `mixing` to None"),
+        (json.dumps({"mixing_probability": 1.5}), "Received: mixing_probability=1.5"),
     ],
 )
 def test_a_wrong_file_is_refused_by_name(tmp_path, content, message):
@@ -56,9 +58,10 @@ def test_fast_stays_at_half_size_over_other_epochs():
 def test_best_long_is_best_with_more_epochs_and_mixing():
     long, best = recipes.get("best_long"), recipes.BEST.as_dict()
     changed = {field for field, value in long.as_dict().items() if value != best[field]}
-    longer = {"epochs", "half_size_epochs", "mixing", "unmixed_epochs"}
-    harder = {"weight_decay", "augmentation", "label_smoothing"}
-    assert changed == {"name", "description"} | longer | harder
+    longer = {"epochs", "half_size_epochs"}
+    mixing = {"mixing", "mixing_probability", "unmixed_epochs"}
+    others = {"weight_decay", "augmentation", "label_smoothing"}
+    assert changed == {"name", "description"} | longer | mixing | others
     # More epochs and more to learn in each need less of it.
     assert long.weight_decay < recipes.BEST.weight_decay
     # Half of the epochs of whole images are not mixed.

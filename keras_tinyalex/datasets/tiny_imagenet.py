@@ -237,6 +237,7 @@ class Batches(keras.utils.PyDataset):  # type: ignore[misc]
             `(N, num_classes)` instead of int64 `(N,)`.
         mixing: A `keras_tinyalex.augmentation.Mixing`, which needs
             `one_hot`, or `None`.
+        mixing_probability: Part of the batches that are mixed, drawn for each.
         mixed_epochs: Number of epochs that are mixed; `None` for all.
     """
 
@@ -250,6 +251,7 @@ class Batches(keras.utils.PyDataset):  # type: ignore[misc]
         *,
         one_hot: bool = False,
         mixing: Mixing | None = None,
+        mixing_probability: float = 1.0,
         mixed_epochs: int | None = None,
     ) -> None:
         super().__init__()
@@ -266,6 +268,7 @@ class Batches(keras.utils.PyDataset):  # type: ignore[misc]
         self.shuffle = shuffle
         self.one_hot = one_hot
         self.mixing = mixing
+        self.mixing_probability = mixing_probability
         self.mixed_epochs = mixed_epochs
         self.seed = secrets.randbits(64) if seed is None else seed
         self.epoch = 0
@@ -338,7 +341,8 @@ class Batches(keras.utils.PyDataset):  # type: ignore[misc]
             images = self.augmentation(images, generator)
         if self.one_hot:
             labels = np.eye(len(self.class_names), dtype=np.float32)[labels]
-        if self.mixing and (self.mixed_epochs is None or epoch < self.mixed_epochs):
+        mixed = self.mixed_epochs is None or epoch < self.mixed_epochs
+        if self.mixing and mixed and generator.random() < self.mixing_probability:
             images, labels = self.mixing(images, labels, generator)
         return images, labels
 

@@ -5,7 +5,8 @@
 
 Each argument is a variant: JSON of the choices in `CHOICES` that differ from the
 recipe. All variants are trained side by side in one program, each once for every
-fold: a tenth of the training images that it does not see, other images in each fold.
+fold: a tenth of the training images that it does not see, other images in each fold
+and with another seed.
 Prints a line for each: accuracy on the held-out images (mean of the folds, then each),
 the same for the mean with the mirror image and for a moving average of the weights,
 the loss, and the accuracy in training.
@@ -14,7 +15,7 @@ It is the training of `keras_tinyalex.train` for recipes with Muon, whitening, f
 batch normalization and a cosine, written again in JAX alone: convolutions as matrix
 products, over which `vmap` adds the variants, and augmentation on the GPU. What it
 finds is to be trained by the package. A processor is enough for a try with
-`--epochs 2 --folds 1`.
+`--epochs 2 --folds 0`.
 """
 
 import argparse
@@ -53,13 +54,13 @@ RECIPE_CHOICES = (
     "label_smoothing",
     "dropout",
     "warmup_epochs",
+    "mixing_probability",
     "unmixed_epochs",
 )
 CHOICES = {
     **dict.fromkeys(RECIPE_CHOICES),
     "mixing": None,  # 1 for mixup or cutmix, 0 for none
     "mixup_beta": 0.8,
-    "mixed_batches": 1.0,  # part of them
     "padding": 8.0,  # pixels to shift by
     "cutout": 16.0,  # pixels
     "zoom": 1.0,  # smallest side of a random box
@@ -221,7 +222,7 @@ def mixed(x, y, choices, key, parts, on):
     sizes = jnp.floor(64 * jnp.sqrt(jax.random.uniform(keys[3], (count,))))
     inside = boxes(keys[2], count, sizes).astype(jnp.float32)
     cut = jax.random.uniform(keys[4]) < 0.5
-    on &= jax.random.uniform(keys[5]) < choices["mixed_batches"]
+    on &= jax.random.uniform(keys[5]) < choices["mixing_probability"]
     blend = jnp.where(cut, inside, part[:, None, None]) * on
     share = blend.mean((1, 2))[:, None]
     return x + blend[..., None] * (x[other] - x), y + share * (y[other] - y)
@@ -316,9 +317,9 @@ def scored(weights, seen, held_out, images):
     return [part.reshape(-1, 20) for part in found]
 
 
-def folds_of(labels, count):
+def folds_of(labels, folds):
     """Images to train on and a tenth of each class, not seen, for each fold."""
-    for fold in range(count):
+    for fold in folds:
         generator = np.random.default_rng(1000 + fold)
         held_out = [
             generator.permutation(np.flatnonzero(labels == label))[: times // 10]
@@ -332,12 +333,12 @@ def search(variants, recipe, images, labels, folds):
     """Trains all variants on all folds; returns what was found, `(variants, folds)`."""
     split = list(folds_of(labels, folds)) * len(variants)
     seen, held_out = (jnp.asarray(np.stack(part)) for part in zip(*split, strict=True))
-    each = [variant for variant in variants for _ in range(folds)]
+    each = [variant for variant in variants for _ in folds]
     choices = {name: jnp.asarray([float(v[name]) for v in each]) for name in CHOICES}
     generator = np.random.default_rng(7)
     parts = [generator.beta(b, b, 4096) for b in choices["mixup_beta"]]
     parts = jnp.asarray(np.stack(parts), jnp.float32)
-    seeds = jnp.tile(jnp.arange(folds), len(variants))
+    seeds = jnp.tile(jnp.asarray(folds), len(variants))
     weights = [initial(images, 100 + int(seed)) for seed in seeds]
     weights = jax.tree.map(lambda *arrays: jnp.asarray(np.stack(arrays)), *weights)
     zeros = [jax.tree.map(jnp.zeros_like, weights) for _ in range(2)]
@@ -368,7 +369,11 @@ def search(variants, recipe, images, labels, folds):
     }
     true = np.take_along_axis(plain, expected[..., None], axis=-1)
     found |= {"loss": -true.mean(axis=(1, 2)), "in_training": np.asarray(right)}
-    return {name: v.reshape(len(variants), folds) for name, v in found.items()}
+    return {name: v.reshape(len(variants), len(folds)) for name, v in found.items()}
+
+
+def numbers(text):
+    return [int(number) for number in text.split(",")]
 
 
 def main():
@@ -377,7 +382,7 @@ def main():
     parser.add_argument("variants", nargs="+", type=json.loads, help="JSON of choices")
     parser.add_argument("--recipe", default="best")
     parser.add_argument("--epochs", type=int)
-    parser.add_argument("--folds", type=int, default=2)
+    parser.add_argument("--folds", type=numbers, default=[0, 1], help="as in 0,1")
     parser.add_argument("--output", type=Path, help="JSON lines to add to")
     options = parser.parse_args()
     recipe = recipes.get(options.recipe)

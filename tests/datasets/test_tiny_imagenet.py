@@ -174,6 +174,23 @@ def test_feed_with_probabilities_as_labels():
     assert labels.sum(axis=0).tolist() == [5, 5]
 
 
+@pytest.mark.parametrize(("part", "least", "most"), [(0.3, 40, 80), (1.0, 200, 200)])
+def test_a_part_of_the_batches_is_mixed_and_none_at_the_end(part, least, most):
+    def white(images, labels, _):
+        return np.full_like(images, 255), labels
+
+    batches = Batches(
+        numbered(), 1, 0, one_hot=True, mixing=white, mixing_probability=part
+    )
+    batches.mixed_epochs = 20
+    mixed = []
+    for batches.epoch in range(22):
+        mixed.append(drawn(batches).count(255))
+    # 200 batches; for 0.3, 60 with a standard deviation of 6.5.
+    assert least <= sum(mixed[:20]) <= most
+    assert mixed[20:] == [0, 0]
+
+
 def test_held_out_part_is_the_same_share_of_each_class():
     data = numbered(20)
     rest, held_out = data.part(False, 0.2, 0), data.part(True, 0.2, 0)
