@@ -14,7 +14,7 @@ os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 import keras
 import numpy as np
 import torch
-from lrn import band, torch_lrn
+from lrn import band, compiled, torch_lrn
 from measure import paired, row, seconds
 from step import FLOP_PER_IMAGE, epoch_of, images, our_batches, ours, plain_torch
 
@@ -48,7 +48,7 @@ def on_jax(function, x, upstream):
     x, upstream = (
         jax.numpy.asarray(t.float().cpu().numpy(), _name(t)) for t in (x, upstream)
     )
-    both_ways = jax.jit(lambda x, u: jax.vjp(function, x)[1](u))
+    both_ways = compiled(function)
     return repeated(lambda: both_ways(x, upstream), jax.block_until_ready)
 
 
