@@ -120,6 +120,7 @@ def compile_model(model: Any, recipe: Recipe, images: int) -> None:
         recipe: A `Recipe`.
         images: Number of training images: an epoch's steps follow from it.
     """
+    hasten_dense(model)
     model.compile(
         optimizer=_optimizer(recipe, -(-images // recipe.batch_size)),
         loss=keras.losses.CategoricalCrossentropy(
@@ -129,6 +130,46 @@ def compile_model(model: Any, recipe: Recipe, images: int) -> None:
         else keras.losses.SparseCategoricalCrossentropy(),
         metrics=_metrics(model, recipe),
     )
+
+
+def hasten_dense(model: Any) -> None:
+    """Lets dense layers, on TensorFlow, pass their gradient on in less time.
+
+    TensorFlow multiplies a small batch by the transposed kernel, which is slow
+    with oneDNN: for the 4,096 inputs of the first dense layer, an eighth of a
+    training step of 16 images in float32. The same product the other way round
+    takes hardly any of it.
+
+    Args:
+        model: An `AlexNetMini`, changed in place. It computes the same; its
+            config and its files know nothing of this.
+    """
+    if keras.backend.backend() == "tensorflow":
+        for layer in model.layers:
+            if type(layer) is keras.layers.Dense:
+                layer.call = functools.partial(_call_dense, layer)
+
+
+def _call_dense(layer: Any, inputs: Any, training: bool | None = None) -> Any:
+    if not training:
+        return keras.layers.Dense.call(layer, inputs, training=training)
+    outputs = _product()(inputs, keras.ops.convert_to_tensor(layer.kernel))
+    return layer.activation(keras.ops.add(outputs, layer.bias))
+
+
+@functools.cache
+def _product() -> Any:
+    import tensorflow as tf
+
+    @tf.custom_gradient  # type: ignore[untyped-decorator]
+    def product(x: Any, kernel: Any) -> tuple[Any, Any]:
+        def gradient(upstream: Any) -> tuple[Any, Any]:
+            dx = tf.transpose(tf.matmul(kernel, upstream, transpose_b=True))
+            return dx, tf.matmul(x, upstream, transpose_a=True)
+
+        return tf.matmul(x, kernel), gradient
+
+    return product
 
 
 def _metrics(model: Any, recipe: Recipe) -> list[Any]:

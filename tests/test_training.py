@@ -317,6 +317,38 @@ def test_fastest_dtype_gives_its_reason():
     assert "ms in bfloat16 and" in reason
 
 
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [("float32", 1e-4), ("mixed_bfloat16", 0.05)]
+)
+def test_hastened_dense_layers_learn_the_same(dtype, tolerance, tmp_path):
+    recipe = dataclasses.replace(narrow("baseline"), dtype=dtype, dropout=0.0)
+    generator = np.random.default_rng(0)
+    images = generator.integers(0, 256, (16, 64, 64, 3), np.uint8)
+    labels = generator.integers(0, 20, 16)
+    plain, hastened = (building.build_model(recipe, seed=2) for _ in range(2))
+    building.hasten_dense(hastened)
+    on_tensorflow = keras.backend.backend() == "tensorflow"
+    for name in ("fc1", "fc2", "predictions"):
+        layer = hastened.get_layer(name)
+        assert (getattr(layer.call, "func", None) is not None) == on_tensorflow
+        assert type(layer) is keras.layers.Dense
+    before = plain.get_weights()
+    for model in (plain, hastened):
+        model.compile(keras.optimizers.SGD(0.1), "sparse_categorical_crossentropy")
+        model.train_on_batch(images, labels)
+    for start, one, other in zip(
+        before, plain.get_weights(), hastened.get_weights(), strict=True
+    ):
+        step = np.abs(one - start).max()
+        assert step > 0
+        assert np.abs(one - other).max() < tolerance * step
+    assert plain.get_config() == hastened.get_config()
+    hastened.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    expected = hastened.predict(images, verbose=0)
+    np.testing.assert_allclose(loaded.predict(images, verbose=0), expected, atol=1e-6)
+
+
 def test_he_initialization_has_the_variance_of_the_paper():
     images = np.zeros((10, 64, 64, 3), np.uint8)
     he = dataclasses.replace(recipes.BASELINE, initialization="he")
