@@ -59,7 +59,6 @@ RECIPE_CHOICES = (
 )
 CHOICES = {
     **dict.fromkeys(RECIPE_CHOICES),
-    "mixing": None,  # 1 for mixup or cutmix, 0 for none
     "mixup_beta": 0.8,
     "padding": 8.0,  # pixels to shift by
     "cutout": 16.0,  # pixels
@@ -262,7 +261,7 @@ def trained_epoch(state, choices, epoch, total, parts, seen, data, half, batch_s
     order = order[: steps * batch_size].reshape(steps, batch_size)
     whole = total * steps
     warmup = jnp.minimum(choices["warmup_epochs"] * steps, whole / 2)
-    on = (choices["mixing"] > 0) & (epoch < total - choices["unmixed_epochs"])
+    on = epoch < total - choices["unmixed_epochs"]
 
     def train_step(carry, batch):
         weights, first, second, average, key = carry
@@ -372,7 +371,7 @@ def search(variants, recipe, images, labels, folds):
     return {name: v.reshape(len(variants), len(folds)) for name, v in found.items()}
 
 
-def numbers(text):
+def fold_numbers(text):
     return [int(number) for number in text.split(",")]
 
 
@@ -382,14 +381,14 @@ def main():
     parser.add_argument("variants", nargs="+", type=json.loads, help="JSON of choices")
     parser.add_argument("--recipe", default="best")
     parser.add_argument("--epochs", type=int)
-    parser.add_argument("--folds", type=numbers, default=[0, 1], help="as in 0,1")
+    parser.add_argument("--folds", type=fold_numbers, default=[0, 1], help="as in 0,1")
     parser.add_argument("--output", type=Path, help="JSON lines to add to")
     options = parser.parse_args()
     recipe = recipes.get(options.recipe)
     recipe = recipe.over(options.epochs) if options.epochs else recipe
     fields = dataclasses.asdict(recipe)
     base = {name: fields.get(name, value) for name, value in CHOICES.items()}
-    base["mixing"] = float(recipe.mixing is not None)
+    base["mixing_probability"] *= recipe.mixing is not None
     steps = (recipe.augmentation or "").split("_")
     base |= {"padding": 8 * ("crop" in steps), "cutout": 16 * ("cutout" in steps)}
     base["color"] = 0.2 * ("color" in steps)
