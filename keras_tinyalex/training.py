@@ -21,7 +21,13 @@ import keras
 
 from keras_tinyalex import augmentation, recipes
 from keras_tinyalex.applications.weights import load_model, save_model
-from keras_tinyalex.building import build, fastest_dtype, finished_model, half_size
+from keras_tinyalex.building import (
+    build,
+    fastest_dtype,
+    finished_model,
+    half_size,
+    keep_freed_memory,
+)
 from keras_tinyalex.callbacks import (
     Checkpoint,
     History,
@@ -268,6 +274,7 @@ def fit(
     Returns:
         The `keras.callbacks.History` of the last phase.
     """
+    keep_freed_memory()
     half = min(recipe.half_size_epochs, epochs)
     phases = [(model, epochs)] if half < epochs else []
     if initial_epoch < half or not phases:  # there is one, even with nothing to do
@@ -424,6 +431,7 @@ def environment() -> dict[str, Any]:
         "processor": _processor(),
         "cores": os.cpu_count(),
         "backend": backend,
+        "keeps_freed_memory": keep_freed_memory(),
         "versions": {name: sys.modules[name].__version__ for name in packages},
     }
 

@@ -3,7 +3,11 @@
 import csv
 import dataclasses
 import json
+import os
+import platform
 import random
+import subprocess
+import sys
 
 import keras
 import numpy as np
@@ -71,6 +75,7 @@ def test_run_folder_is_complete(finished):
     environment = json.loads((run.path / "environment.json").read_text())
     assert environment["backend"] == keras.backend.backend()
     assert environment["versions"]["keras"] == keras.__version__
+    assert environment["keeps_freed_memory"] is building.keep_freed_memory()
     plots = sorted((run.path / "plots").iterdir())
     assert [plot.name for plot in plots] == [
         "calibration.png",
@@ -315,6 +320,44 @@ def test_fastest_dtype_gives_its_reason():
     policy, reason = building.fastest_dtype()
     assert policy in ("float32", "mixed_bfloat16")
     assert "ms in bfloat16 and" in reason
+
+
+# Fills and frees 64 MiB five times: 16,384 pages of 4 KiB.
+PAGES = """
+import resource
+from keras_tinyalex.building import keep_freed_memory
+kept = keep_freed_memory()
+faults = []
+for _ in range(5):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    held = [b"x" * (16 << 20) for _ in range(4)]
+    del held
+    faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+print(kept, max(faults[1:]))
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="settings of glibc")
+@pytest.mark.parametrize(
+    ("variables", "kept"), [({}, True), ({"MALLOC_TOP_PAD_": "131072"}, False)]
+)
+def test_freed_memory_is_kept_unless_the_environment_says_otherwise(variables, kept):
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith("MALLOC_")}
+    done = subprocess.run(
+        [sys.executable, "-c", PAGES],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**inherited, **variables},
+    )
+    told, faults = done.stdout.split()
+    assert told == str(kept)
+    assert (int(faults) < 1000) == kept
+
+
+def test_freed_memory_is_left_alone_without_glibc(monkeypatch):
+    monkeypatch.setattr(building.platform, "libc_ver", lambda: ("", ""))
+    assert building.keep_freed_memory.__wrapped__() is False
 
 
 @pytest.mark.parametrize(

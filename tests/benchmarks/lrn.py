@@ -1,7 +1,8 @@
 """The LRN layer, forward and backward, against what each framework offers.
 
 Each step returns `y`, too: a compiler leaves out a forward pass whose result neither
-the caller nor the backward pass needs.
+the caller nor the backward pass needs. Ours and theirs keep freed memory, as `train`
+does.
 """
 
 import keras
@@ -9,6 +10,7 @@ import numpy as np
 from measure import paired
 
 from keras_tinyalex import LocalResponseNormalization
+from keras_tinyalex.building import keep_freed_memory
 
 SHAPES = [(n, *s) for n in (16, 128) for s in ((64, 64, 32), (32, 32, 64))]
 RADIUS = 5
@@ -119,6 +121,7 @@ def jax_rows(name, x, upstream):
 
 
 if __name__ == "__main__":
+    keep_freed_memory()
     backend = keras.backend.backend()
     for shape in SHAPES:
         generator = np.random.default_rng(0)

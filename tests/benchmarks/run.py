@@ -25,6 +25,7 @@ def parts(options):
     backends += [name for name in ("torch", "jax") if importlib.util.find_spec(name)]
     for backend in backends:
         yield backend, ["lrn.py"]
+        yield backend, ["memory.py"]
     yield "tensorflow", ["step.py"]
     if options.data:
         yield "tensorflow", ["data.py", options.data]
