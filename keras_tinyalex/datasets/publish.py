@@ -54,7 +54,7 @@ def apply_moves(
             if mode == "copy":
                 _write_file(path, data)
             else:
-                _link(str(source.path(move.image)), path, mode, data)
+                _link(f"{source.location}/{move.image.name}", path, mode, data)
             digest = hashlib.sha256(data).hexdigest()
             files.append({"path": move.path, "size": len(data), "sha256": digest})
             bar.advance()
@@ -117,7 +117,7 @@ def publish(
             originals = [str(source.path(move.image).absolute()) for move in plan.moves]
             write_json(staging / JOURNAL, originals, sync=True)
         # A move deletes its sources, so that a power cut must not undo this.
-        write_json(staging / MANIFEST, manifest, sync=mode == "move")
+        write_json(staging / MANIFEST, manifest, sync=mode == "move", indent=None)
         if read_manifest(target):
             os.replace(target, backup)
         elif target.exists():
