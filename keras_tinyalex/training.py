@@ -98,7 +98,8 @@ def train(
     the same result as if it had not been stopped, and a finished one is
     returned as it is.
 
-    Global seeds are left as they are.
+    Global seeds are left as they are. On Linux, the process keeps memory that is
+    freed until it ends, see `building.keep_freed_memory`.
 
     Args:
         recipe: Name from `keras_tinyalex.recipes`, or a `Recipe`.
