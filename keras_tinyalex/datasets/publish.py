@@ -54,7 +54,7 @@ def apply_moves(
             if mode == "copy":
                 _write_file(path, data)
             else:
-                _link(f"{source.location}/{move.image.name}", path, mode, data)
+                _link(source.path(move.image), path, mode, data)
             digest = hashlib.sha256(data).hexdigest()
             files.append({"path": move.path, "size": len(data), "sha256": digest})
             bar.advance()
@@ -114,7 +114,8 @@ def publish(
         write_json(staging / MANIFEST, manifest)
         manifest["files"] = files = apply_moves(plan, source, staging, mode, progress)
         if mode == "move":
-            originals = [str(source.path(move.image).absolute()) for move in plan.moves]
+            paths = [Path(source.path(move.image)) for move in plan.moves]
+            originals = [str(path.absolute()) for path in paths]
             write_json(staging / JOURNAL, originals, sync=True)
         # A move deletes its sources, so that a power cut must not undo this.
         write_json(staging / MANIFEST, manifest, sync=mode == "move", indent=None)

@@ -223,7 +223,7 @@ def _measure(plan: Plan, source: Source, mode: str) -> list[dict[str, Any]]:
         ]
     files = []
     for move in plan.moves:
-        status = os.stat(f"{source.location}/{move.image.name}")  # noqa: PTH116, fast
+        status = os.stat(source.path(move.image))  # noqa: PTH116, fast
         files.append(
             {"path": move.path, "size": status.st_size, "device": status.st_dev}
         )
