@@ -192,7 +192,7 @@ def _predict(options: argparse.Namespace) -> Result:
     import numpy as np
 
     from keras_tinyalex.applications import decode_predictions, load_model
-    from keras_tinyalex.datasets.tiny_imagenet import read_image_file
+    from keras_tinyalex.datasets.images import read_image_file
 
     images = np.stack([read_image_file(path) for path in options.images])
     model, class_names = load_model(options.model)

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
+import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +23,8 @@ from keras_tinyalex.datasets.layout import LabelledImage, Source
 Images = npt.NDArray[np.uint8]
 # Part of each key: count it up when images come to be decoded otherwise.
 VERSION = 1
+# Seconds after which nobody writes to an unfinished entry any more.
+STALE = 3600
 
 
 def cache_folder() -> Path:
@@ -35,7 +37,7 @@ def decoded(
     source: Source,
     images: Sequence[LabelledImage],
     image_size: tuple[int, int],
-    decode: Callable[[Images], None],
+    decode: Callable[[], Iterable[Images]],
 ) -> Images:
     """Returns the pixels of `images`, from the cache where they are there.
 
@@ -43,40 +45,63 @@ def decoded(
         source: Where the images are.
         images: What to decode.
         image_size: `(height, width)` in pixels.
-        decode: Fills a uint8 array `(N, height, width, 3)`.
+        decode: Decodes them: gives uint8 arrays `(n, height, width, 3)`, as they
+            follow each other.
 
     Returns:
-        That array, memory-mapped and read-only, or in memory where the cache
-        cannot be written.
+        uint8 array `(N, height, width, 3)`, memory-mapped and read-only, or in
+        memory where the cache cannot be written.
     """
     shape = (len(images), *image_size, 3)
     path = cache_folder() / f"{_key(source, images, image_size)}.npy"
+    if (pixels := _mapped(path, shape)) is None:
+        with contextlib.suppress(OSError):  # a full or read-only disk
+            with _aside(path) as aside, aside.open("wb") as file:
+                head = {"descr": "|u1", "fortran_order": False, "shape": shape}
+                np.lib.format.write_array_header_1_0(file, head)
+                for some in decode():
+                    file.write(some.data)
+            pixels = _mapped(path, shape)
+    # It works without the cache, only slower.
+    return joined(decode(), shape) if pixels is None else pixels
+
+
+def joined(parts: Iterable[Images], shape: tuple[int, ...]) -> Images:
+    """Returns the parts as one array of this shape, in memory."""
+    images = np.empty(shape, np.uint8)
+    done = 0
+    for part in parts:
+        images[done : done + len(part)] = part
+        done += len(part)
+    return images
+
+
+def _mapped(path: Path, shape: tuple[int, ...]) -> Images | None:
     with contextlib.suppress(OSError, ValueError, EOFError):  # not there, or damaged
-        cached: Images = np.load(path, mmap_mode="r", allow_pickle=False)
-        if cached.shape == shape and cached.dtype == np.uint8:
-            return cached
-    pixels = np.empty(shape, np.uint8)
-    decode(pixels)
-    # A full or read-only disk: it works without, only slower.
-    with contextlib.suppress(OSError, ValueError):
-        with _aside(path) as aside:
-            np.save(aside, pixels)
-        pixels = np.load(path, mmap_mode="r", allow_pickle=False)
-    return pixels
+        images: Images = np.load(path, mmap_mode="r", allow_pickle=False)
+        if images.shape == shape and images.dtype == np.uint8:
+            return images
+    return None
 
 
 def _key(
     source: Source, images: Sequence[LabelledImage], image_size: tuple[int, int]
 ) -> str:
-    stamps = [(image.name, *source.stamp(image)) for image in images]
-    text = json.dumps([VERSION, image_size, stamps])
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
+    digest = hashlib.sha256(f"{VERSION} {image_size}".encode())
+    # One by one: a list of so many tuples wakes the garbage collector, for longer
+    # than all the rest takes.
+    for image in images:
+        digest.update(repr((image.name, *source.stamp(image))).encode())
+    return digest.hexdigest()[:32]
 
 
 @contextlib.contextmanager
 def _aside(path: Path) -> Iterator[Path]:
     """A file beside `path` that takes its place once it is whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    for left in path.parent.glob("*.part.npy"):  # by a run that was killed
+        if time.time() - left.stat().st_mtime > STALE:
+            left.unlink(missing_ok=True)
     aside = path.with_name(f"{path.stem}-{uuid.uuid4().hex}.part.npy")
     try:
         yield aside

@@ -70,7 +70,7 @@ class _FolderTree:
                     self.names.append(prefix + entry.name)
 
     def read(self, name: str) -> bytes:
-        with open(self.prefix + name, "rb") as file:  # noqa: PTH123
+        with open(self.prefix + name, "rb", buffering=0) as file:  # noqa: PTH123
             return file.read()
 
     def stamp(self, name: str) -> tuple[int, int]:
@@ -159,7 +159,7 @@ class Source:
 
 
 @contextlib.contextmanager
-def _without_collection() -> Iterator[None]:
+def without_collection() -> Iterator[None]:
     """Makes objects by the 100,000 without a search for cycles among them.
 
     That would go through every object of Keras and its backend, again and again.
@@ -173,7 +173,7 @@ def _without_collection() -> Iterator[None]:
             gc.enable()
 
 
-@_without_collection()
+@without_collection()
 def open_source(source: str | os.PathLike[str]) -> Source:
     """Finds the labelled images of a folder or zip file.
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, SupportsIndex
 
 from keras_tinyalex.datasets.classes import ClassSpec
-from keras_tinyalex.datasets.layout import Source, open_source
+from keras_tinyalex.datasets.layout import Source, open_source, without_collection
 from keras_tinyalex.datasets.manifest import find_difference, read_manifest
 from keras_tinyalex.datasets.plan import Plan, plan_moves
 from keras_tinyalex.datasets.publish import finish_move, is_moved, publish, recover
@@ -64,6 +64,7 @@ class RestructureReport:
         }
 
 
+@without_collection()
 def restructure(
     source: str | os.PathLike[str],
     destination: str | os.PathLike[str],

@@ -5,13 +5,11 @@ Labels are the positions of the class names in sorted order, always.
 
 from __future__ import annotations
 
-import io
 import os
 import secrets
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -20,9 +18,10 @@ import numpy.typing as npt
 
 from keras_tinyalex import augmentation as augmentations
 from keras_tinyalex.augmentation import Augmentation, Mixing
-from keras_tinyalex.datasets.cache import decoded
+from keras_tinyalex.datasets.cache import decoded, joined
 from keras_tinyalex.datasets.classes import TINY_IMAGENET_WORDS, select_classes
 from keras_tinyalex.datasets.download import download
+from keras_tinyalex.datasets.images import IMAGE_SIZE, check_whole, decode_image
 from keras_tinyalex.datasets.layout import LabelledImage, Source, open_source
 from keras_tinyalex.datasets.restructure import restructure
 from keras_tinyalex.progress import Progress
@@ -36,11 +35,6 @@ __all__ = [
 ]
 
 Classes = int | str | os.PathLike[str] | Sequence[str] | None
-# What Pillow may try: a format outside this list is reported, not loaded.
-IMAGE_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP")
-IMAGE_SIZE = (64, 64)
-# A picture of more pixels is refused before memory is taken for it.
-MAX_PIXELS = 1 << 26
 
 
 def class_names(
@@ -304,6 +298,8 @@ class Batches(keras.utils.PyDataset):  # type: ignore[misc]
             self.epoch = int(epoch)
             return epoch
 
+        # Without control flow there is nothing to convert, which takes 0.05 s.
+        @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
         def hand_over(images: Any, labels: Any, epoch: Any) -> tuple[Any, Any]:
             counted = tf.numpy_function(count, [epoch], tf.int64)
             with tf.control_dependencies([counted]):
@@ -374,14 +370,13 @@ def read_split(
     labels_of = {name: label for label, name in enumerate(class_names)}
     found = [i for i in source.images.get(split, ()) if i.class_name in labels_of]
 
-    def decode(images: npt.NDArray[np.uint8]) -> None:
-        _decode(source, split, found, images, progress)
+    def decode() -> Iterator[npt.NDArray[np.uint8]]:
+        return _decode(source, split, found, image_size, progress)
 
     if cache:
         images = decoded(source, found, image_size, decode)
     else:
-        images = np.empty((len(found), *image_size, 3), np.uint8)
-        decode(images)
+        images = joined(decode(), (len(found), *image_size, 3))
     return LabelledArrays(
         images,
         np.array([labels_of[i.class_name] for i in found], np.int64),
@@ -394,28 +389,29 @@ def _decode(
     source: Source,
     split: str,
     found: Sequence[LabelledImage],
-    images: npt.NDArray[np.uint8],
+    image_size: tuple[int, int],
     progress: bool,
-) -> None:
-    """Fills `images`, in parallel."""
+) -> Iterator[npt.NDArray[np.uint8]]:
+    """Yields the pixels of `found`, 100 images at a time, decoded in parallel."""
     problems: list[str] = []
-    image_size = images.shape[1:3]
 
-    def read(chunk: range) -> int:
-        for index in chunk:
+    def read(chunk: Sequence[LabelledImage]) -> npt.NDArray[np.uint8]:
+        pixels = np.empty((len(chunk), *image_size, 3), np.uint8)
+        for index, image in enumerate(chunk):
             try:
-                images[index] = decode_image(source.read(found[index]), image_size)
+                pixels[index] = decode_image(source.read(image), image_size)
             except (ValueError, OSError) as error:
-                problems.append(f"{source.describe(found[index])}: {error}")
-        return len(chunk)
+                problems.append(f"{source.describe(image)}: {error}")
+        return pixels
 
-    chunks = [range(i, min(i + 100, len(found))) for i in range(0, len(found), 100)]
+    chunks = [found[i : i + 100] for i in range(0, len(found), 100)]
     with (
         Progress(f"decoding {split}", len(found), "images", progress) as bar,
         ThreadPoolExecutor(os.cpu_count()) as pool,
     ):
-        for count in pool.map(read, chunks):
-            bar.advance(count)
+        for pixels in pool.map(read, chunks):
+            yield pixels
+            bar.advance(len(pixels))
     if problems:
         shown = "\n  ".join(sorted(problems)[:20])
         first = " (the first 20)" if len(problems) > 20 else ""
@@ -423,54 +419,6 @@ def _decode(
             f"{len(problems)} of {len(found)} {split} images cannot be decoded; "
             f"restore or remove them{first}:\n  {shown}"
         )
-
-
-def decode_image(
-    data: bytes, image_size: tuple[int, int] | None = IMAGE_SIZE
-) -> npt.NDArray[np.uint8]:
-    """Decodes an image file wholly, to RGB.
-
-    Grey, palette, CMYK, 16-bit and transparent images become RGB.
-
-    Args:
-        data: The file's bytes: JPEG, PNG, BMP, GIF (first frame) or WebP.
-        image_size: `(height, width)` to resize to (bilinear), or `None`.
-
-    Returns:
-        uint8 array `(height, width, 3)`.
-
-    Raises:
-        ValueError: If the data are empty, damaged, of another format, or
-            claim more than 67 million pixels.
-    """
-    from PIL import Image, UnidentifiedImageError
-
-    if not data:
-        raise ValueError("the file is empty")
-    try:
-        with Image.open(io.BytesIO(data), formats=IMAGE_FORMATS) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise ValueError(f"it claims {image.width} x {image.height} pixels")
-            if image.mode.startswith("I"):  # 16 bits a pixel: keep the upper 8
-                high = (np.asarray(image, np.int64) >> 8).clip(0, 255)
-                rgb = Image.fromarray(high.astype(np.uint8)).convert("RGB")
-            else:
-                rgb = image.convert("RGB")
-    except UnidentifiedImageError:
-        raise ValueError(f"not a {', '.join(IMAGE_FORMATS)} image") from None
-    except Exception as error:  # Pillow's decoders raise all kinds on bad data
-        raise ValueError(f"damaged image: {error}") from error
-    if image_size is not None and rgb.size != image_size[::-1]:
-        rgb = rgb.resize(image_size[::-1], Image.Resampling.BILINEAR)
-    return np.asarray(rgb)
-
-
-def read_image_file(path: str | os.PathLike[str]) -> npt.NDArray[np.uint8]:
-    """Reads one image file to RGB, naming it where it cannot be read."""
-    try:
-        return decode_image(Path(path).read_bytes())
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
 
 
 def find_bad_images(
@@ -496,7 +444,7 @@ def find_bad_images(
         try:
             data = opened.read(image)
             decode_image(data, image_size=None)
-            _check_whole(image.name, data)
+            check_whole(image.name, data)
         except (ValueError, OSError) as error:
             return opened.describe(image), str(error)
         return None
@@ -511,20 +459,6 @@ def find_bad_images(
             if problem is not None:
                 problems.append(problem)
     return len(found), problems
-
-
-def _check_whole(name: str, data: bytes) -> None:
-    """Refuses what decodes and is yet not the file that its name says."""
-    from PIL import Image
-
-    suffix = Path(name).suffix.lower()
-    expected = Image.registered_extensions().get(suffix)
-    with Image.open(io.BytesIO(data), formats=IMAGE_FORMATS) as image:
-        if image.format != expected:
-            raise ValueError(f"a {image.format} image with the suffix {suffix}")
-        # Of a last scan without an end marker, decoders make up the rest.
-        if image.format == "JPEG" and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda"):
-            raise ValueError("damaged image: it has no end marker")
 
 
 def _selected(source: Source, classes: Classes) -> tuple[str, ...]:

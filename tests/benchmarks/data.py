@@ -22,7 +22,7 @@ next(iter(load_dataset({folder!r})))
 """
 DECODE_ALONE = """
 from keras_tinyalex.datasets.layout import open_source
-from keras_tinyalex.datasets.tiny_imagenet import decode_image
+from keras_tinyalex.datasets.images import decode_image
 opened = open_source({folder!r})
 for image in opened.images["train"]: decode_image(opened.read(image))
 """

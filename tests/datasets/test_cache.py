@@ -1,5 +1,9 @@
 """Decoded images on disk: decoded once, and again when a file changes."""
 
+import errno
+import os
+import time
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -21,7 +25,7 @@ def count_decoded(monkeypatch):
 
     def counted(source, split, found, *rest):
         counts.append(len(found))
-        decode(source, split, found, *rest)
+        return decode(source, split, found, *rest)
 
     monkeypatch.setattr(tiny_imagenet, "_decode", counted)
     return counts
@@ -87,4 +91,29 @@ def test_failed_decoding_leaves_nothing(official_folder):
     bad.write_bytes(b"text")
     with pytest.raises(ValueError, match="1 of 24 train images cannot be decoded"):
         read(official_folder)
-    assert not cache_folder().exists()
+    assert not any(cache_folder().iterdir())
+
+
+def test_a_full_disk_is_no_obstacle(official_folder, monkeypatch):
+    """All images are read, and none is kept."""
+    whole = np.array(read(official_folder).images)
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(np.lib.format, "write_array_header_1_0", full)
+    (entry,) = cache_folder().iterdir()
+    entry.unlink()
+    assert (read(official_folder).images == whole).all()
+    assert not any(cache_folder().iterdir())
+
+
+def test_what_a_killed_run_left_goes_after_an_hour(official_folder):
+    cache_folder().mkdir(parents=True)
+    old, new = (cache_folder() / f"{name}.part.npy" for name in ("old", "new"))
+    for path, age in ((old, 3700), (new, 60)):
+        path.touch()
+        os.utime(path, (time.time() - age,) * 2)
+    read(official_folder)
+    assert new.exists()
+    assert not old.exists()

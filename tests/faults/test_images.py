@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from keras_tinyalex.datasets.images import decode_image
 from keras_tinyalex.datasets.tiny_imagenet import (
-    decode_image,
     find_bad_images,
     load_data,
 )
@@ -203,7 +203,7 @@ def test_a_picture_bomb_takes_no_memory(tmp_path, peak_memory, figure):
         "else:\n    raise SystemExit('accepted')\n"
     )
     grown = peak_memory(
-        "from keras_tinyalex.datasets.tiny_imagenet import decode_image\n"
+        "from keras_tinyalex.datasets.images import decode_image\n"
         f"data = open({os.fspath(path)!r}, 'rb').read()\n"
         f"from PIL import Image\nImage.open({os.fspath(path)!r})",
         code,
