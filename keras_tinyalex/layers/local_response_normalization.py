@@ -19,6 +19,8 @@ _FOR_NAN = {"float32": -3e38, "float64": -1.5e308}
 _FOR_INFINITY = {"float32": 1e37, "float64": 5e306}
 # Channels in a window, beyond which a product costs less than slices.
 _LARGEST_LOOP = 32
+# Values that torch is given at once: 2 MB of float32.
+_PART = 1 << 19
 
 
 @keras.saving.register_keras_serializable(package="keras_tinyalex")
@@ -140,16 +142,15 @@ class LocalResponseNormalization(keras.Layer):  # type: ignore[misc]
         self.built = True
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
-        on_torch = keras.backend.backend() == "torch"
-        if training and not on_torch and self._fits_into_a_loop():
+        backend = keras.backend.backend()
+        if training and backend == "torch":
+            return self._in_parts(ops.cast(inputs, self.compute_dtype))
+        if training and self._fits_into_a_loop():
             return self._in_one_loop(ops.cast(inputs, self.compute_dtype))
         # Half precision has too few digits, and 256**2 overflows float16.
         double = self.compute_dtype == "float64"
         x = ops.cast(inputs, "float64" if double else "float32")
-        if training and on_torch:
-            y = self._with_gradient_by_hand(x)
-        else:
-            y = self._normalized(x, training or keras.backend.backend() == "jax")
+        y = self._normalized(x, training or backend == "jax")
         return ops.cast(y, self.compute_dtype)
 
     def _normalized(self, x: Any, to_be_derived: bool | None = False) -> Any:
@@ -162,42 +163,52 @@ class LocalResponseNormalization(keras.Layer):  # type: ignore[misc]
             base = ops.where(sound, base, ops.stop_gradient(base))
         return x * _power(base, self.beta)
 
-    def _with_gradient_by_hand(self, x: Any) -> Any:
+    def _in_parts(self, x: Any) -> Any:
         """The same on torch with the gradient by hand: two products, few passes.
 
-        A pass over memory is what costs here; `*=` is none of its own.
+        Each operation is a pass over all that it is given, which on a processor is
+        therefore a part of the batch that its cache holds.
         """
+        import torch
+
+        name = "float64" if x.dtype == torch.float64 else "float32"
+        wide = getattr(torch, name)
+        band = torch.as_tensor(self._band, dtype=wide, device=x.device)
+        count = len(x)
+        if x.device.type == "cpu" and not torch.compiler.is_compiling():
+            count = _PART * len(x) // max(1, x.numel())
+
+        def parts(*tensors: Any) -> Any:
+            return zip(*(t.split(max(1, count)) for t in tensors), strict=True)
+
+        def sums(values: Any, band: Any) -> Any:
+            if self._channel_axis == -1 or values.ndim == 2:
+                return values @ band
+            return (band @ values.flatten(2)).reshape(values.shape)
 
         @ops.custom_gradient  # type: ignore[untyped-decorator]
         def normalize(x: Any) -> tuple[Any, Any]:
-            squares = ops.square(x)
-            dtype = keras.backend.standardize_dtype(squares.dtype)
-            squares.nan_to_num_(_FOR_NAN[dtype], _FOR_INFINITY[dtype])
-            base = self._bases(squares)
-            scale = _power(base, self.beta)
-            y = x * scale
-            # The result itself would keep the gradient that keeps it, and neither
-            # would ever be freed.
-            kept = ops.stop_gradient(y)
+            y, roots = torch.empty_like(x), torch.empty_like(x, dtype=wide)
+            weights = self.alpha * band
+            for x_, root, y_ in parts(x, roots, y):
+                x_ = x_.to(wide)
+                squares = x_ * x_
+                squares.nan_to_num_(_FOR_NAN[name], _FOR_INFINITY[name])
+                torch.rsqrt(sums(squares, weights).add_(self.bias), out=root)
+                torch.mul(x_, _from_root(root, self.beta), out=y_)
 
             def gradient(x: Any, upstream: Any) -> Any:
-                import torch
-
                 if torch.is_grad_enabled():  # as in `backward(create_graph=True)`
-                    y = self._normalized(x, to_be_derived=True)
+                    y = self._normalized(x.to(wide), to_be_derived=True).to(x.dtype)
                     return torch.autograd.grad(y, x, upstream, create_graph=True)[0]
-                dx = upstream * scale
-                if self.beta == 0.5:
-                    inner = dx * kept
-                    inner *= scale
-                else:
-                    inner = upstream * kept
-                    inner /= base
-                inner.nan_to_num_(0.0, 0.0, 0.0)
-                inner = self._window_sums(inner, 2 * self.alpha * self.beta)
-                inner *= x
-                dx -= inner
-                return dx
+                gradients = torch.empty_like(x)
+                weights = 2 * self.alpha * self.beta * band
+                for x_, root, dy, dx in parts(x, roots, upstream, gradients):
+                    x_, scaled = x_.to(wide), dy * _from_root(root, self.beta)
+                    inner = scaled * x_
+                    inner.mul_(root).mul_(root).nan_to_num_(0.0, 0.0, 0.0)
+                    torch.addcmul(scaled, sums(inner, weights), x_, value=-1.0, out=dx)
+                return gradients
 
             return y, gradient
 
@@ -377,7 +388,11 @@ class LocalResponseNormalization(keras.Layer):  # type: ignore[misc]
 
 def _power(base: Any, beta: float) -> Any:
     """`base ** -beta`; NaN where `base` is negative."""
-    root = ops.rsqrt(base)
+    return _from_root(ops.rsqrt(base), beta)
+
+
+def _from_root(root: Any, beta: float) -> Any:
+    """The same of `base ** -0.5`."""
     if beta == 0.5:
         return root
     if beta == 0.75:

@@ -234,6 +234,22 @@ def test_gradient(beta, training):
     )
 
 
+@pytest.mark.skipif(BACKEND != "torch", reason="the others compile one loop")
+@pytest.mark.parametrize("data_format", ["channels_last", "channels_first"])
+@pytest.mark.parametrize("part", [1, 200])
+def test_a_batch_in_parts_gives_what_the_whole_gives(monkeypatch, data_format, part):
+    """Five images of 96 values: one or two at a time, and the rest."""
+    layer = LocalResponseNormalization(1, alpha=0.3, beta=0.75, data_format=data_format)
+    x, upstream = random(5, 4, 4, 6), random(5, 4, 4, 6, seed=1)
+    whole = ops.convert_to_numpy(layer(x, training=True))
+    gradient = input_gradient(layer, x, upstream, training=True)
+    monkeypatch.setattr(module, "_PART", part)
+    parts = ops.convert_to_numpy(layer(x, training=True))
+    np.testing.assert_allclose(parts, whole, rtol=1e-6)
+    again = input_gradient(layer, x, upstream, training=True)
+    np.testing.assert_allclose(again, gradient, rtol=1e-5, atol=1e-6)
+
+
 def test_gradient_of_a_wide_window():
     # 41 channels, more than are summed one by one in a compiled loop
     x, upstream = random(2, 60), random(2, 60, seed=1)
