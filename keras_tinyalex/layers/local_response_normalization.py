@@ -18,7 +18,7 @@ from keras import ops
 _FOR_NAN = {"float32": -3e38, "float64": -1.5e308}
 _FOR_INFINITY = {"float32": 1e37, "float64": 5e306}
 # Channels in a window, beyond which a product costs less than slices.
-_LARGEST_LOOP = 32
+_MOST_SLICES = 32
 # Values that torch is given at once: 2 MB of float32.
 _PART = 1 << 19
 
@@ -145,8 +145,8 @@ class LocalResponseNormalization(keras.Layer):  # type: ignore[misc]
         backend = keras.backend.backend()
         if training and backend == "torch":
             return self._in_parts(ops.cast(inputs, self.compute_dtype))
-        if training and self._fits_into_a_loop():
-            return self._in_one_loop(ops.cast(inputs, self.compute_dtype))
+        if training and self._is_sum_of_slices():
+            return self._compiled(ops.cast(inputs, self.compute_dtype))
         # Half precision has too few digits, and 256**2 overflows float16.
         double = self.compute_dtype == "float64"
         x = ops.cast(inputs, "float64" if double else "float32")
@@ -214,20 +214,20 @@ class LocalResponseNormalization(keras.Layer):  # type: ignore[misc]
 
         return normalize(x)
 
-    def _fits_into_a_loop(self) -> bool:
+    def _is_sum_of_slices(self) -> bool:
         """Whether a sum of slices costs less than a product, and can be compiled."""
         window = 2 * min(self.depth_radius, len(self._band)) + 1
-        return window <= _LARGEST_LOOP and _can_compile()
+        return window <= _MOST_SLICES and _can_compile()
 
-    def _in_one_loop(self, x: Any) -> Any:
-        """The same where it is compiled: one loop forward, one backward.
+    def _compiled(self, x: Any) -> Any:
+        """The same where XLA compiles it, to few loops forward and few backward.
 
         XLA fuses a sum of slices with all that is around it, but not the gradient
         that would be derived of it. Nothing spreads in slices.
         """
         radius = min(self.depth_radius, len(self._band) - 1)
         arguments = radius, self.bias, self.alpha, self.beta, self._channel_axis
-        forward, backward = _loops(*arguments)
+        forward, backward = _both_ways(*arguments)
 
         @ops.custom_gradient  # type: ignore[untyped-decorator]
         def normalize(x: Any) -> tuple[Any, Any]:
@@ -403,13 +403,14 @@ def _from_root(root: Any, beta: float) -> Any:
 
 
 @functools.cache
-def _loops(
+def _both_ways(
     radius: int, bias: float, alpha: float, beta: float, axis: int
 ) -> tuple[Any, Any]:
     """The layer forward, `x` to `y`, and backward, `x` and `dy` to `dx`.
 
-    Inputs of half the precision become float32 in the loop, not in memory. The
-    backward loop computes the sums again: to keep them takes longer.
+    Half precision is read and written as it is; in between, what XLA keeps is
+    float32. Backward computes the sums again: to keep them saves a tenth of the time
+    of large batches and costs a tensor of float32.
     """
     before = [...] if axis == -1 else [slice(None)]
 
