@@ -5,6 +5,8 @@ the caller nor the backward pass needs. Ours and theirs keep freed memory, as `t
 does.
 """
 
+import functools
+
 import keras
 import numpy as np
 from measure import paired
@@ -22,7 +24,7 @@ def band(channels):
     return near.astype("float32")
 
 
-def tensorflow_rows(name, x, upstream):
+def tensorflow_rows(pair, x, upstream):
     import tensorflow as tf
 
     def step(function):
@@ -40,8 +42,8 @@ def tensorflow_rows(name, x, upstream):
     layer = LocalResponseNormalization()
     ours = step(lambda x: layer(x, training=True))
     peer = step(tf.nn.local_response_normalization)
-    paired(f"LRN {name}", "tf.nn.local_response_normalization", ours, peer, 4)
-    paired(f"LRN {name}", "one pass that scales", ours, step(scaling(tf)), 1 / 2.5)
+    pair("tf.nn.local_response_normalization", ours, peer, 4)
+    pair("one pass that scales", ours, step(scaling(tf)), 1 / 2.5)
 
 
 def scaling(tf):
@@ -58,7 +60,7 @@ def torch_lrn(x):
     return local_response_norm(x, 2 * RADIUS + 1, 2 * RADIUS + 1.0, 0.5, 1.0)
 
 
-def torch_rows(name, x, upstream):
+def torch_rows(pair, x, upstream):
     import torch
 
     def step(function, x, upstream):
@@ -75,9 +77,9 @@ def torch_rows(name, x, upstream):
     channels_first = [t.contiguous() for t in channels_last]
     for layout, tensors in (("NCHW", channels_first), ("NHWC", channels_last)):
         against = f"torch local_response_norm, {layout}"
-        paired(f"LRN {name}", against, ours, step(torch_lrn, *tensors), 5)
+        pair(against, ours, step(torch_lrn, *tensors), 5)
     scale = step(lambda x: x * 1.01, x, upstream)
-    paired(f"LRN {name}", "one pass that scales", ours, scale, 1 / 2.5)
+    pair("one pass that scales", ours, scale, 1 / 2.5)
 
 
 def compiled(function):
@@ -92,7 +94,7 @@ def compiled(function):
     return both_ways
 
 
-def jax_rows(name, x, upstream):
+def jax_rows(pair, x, upstream):
     import jax
     import jax.numpy as jnp
 
@@ -116,9 +118,9 @@ def jax_rows(name, x, upstream):
     x, upstream = jnp.array(x), jnp.array(upstream)
     layer = LocalResponseNormalization()
     ours = step(lambda x: layer(x, training=True))
-    paired(f"LRN {name}", "jax banded product, autodiff", ours, step(product), 1)
-    paired(f"LRN {name}", "jax lax.reduce_window", ours, step(window), 1)
-    paired(f"LRN {name}", "one pass that scales", ours, step(lambda x: x * 1.01), 0.4)
+    pair("jax banded product, autodiff", ours, step(product), 1)
+    pair("jax lax.reduce_window", ours, step(window), 1)
+    pair("one pass that scales", ours, step(lambda x: x * 1.01), 0.4)
 
 
 if __name__ == "__main__":
@@ -127,7 +129,9 @@ if __name__ == "__main__":
     for shape in SHAPES:
         generator = np.random.default_rng(0)
         x, upstream = generator.normal(size=(2, *shape)).astype("float32")
-        name = f"{'x'.join(map(str, shape))} {backend}"
+        name = f"LRN {'x'.join(map(str, shape))} {backend}"
+        # 16 images take a few milliseconds: a round is eight times that, as of 128.
+        pair = functools.partial(paired, name, repeat=128 // shape[0])
         {"tensorflow": tensorflow_rows, "torch": torch_rows, "jax": jax_rows}[backend](
-            name, x, upstream
+            pair, x, upstream
         )
