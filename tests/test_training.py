@@ -322,6 +322,20 @@ def test_fastest_dtype_gives_its_reason():
     assert "ms in bfloat16 and" in reason
 
 
+def test_fastest_dtype_is_float32_where_bfloat16_fails(monkeypatch):
+    """As on TensorFlow, where oneDNN is held to AVX2 on a processor that has it."""
+    convolve = keras.ops.conv
+
+    def fails(x, kernel, **arguments):
+        if keras.backend.standardize_dtype(x.dtype) == "bfloat16":
+            raise RuntimeError("could not create a primitive")
+        return convolve(x, kernel, **arguments)
+
+    monkeypatch.setattr(keras.ops, "conv", fails)
+    chosen = building.fastest_dtype.__wrapped__()
+    assert chosen == ("float32", "a convolution in bfloat16 fails (RuntimeError)")
+
+
 # Fills and frees 64 MiB five times: 16,384 pages of 4 KiB.
 PAGES = """
 import resource

@@ -49,11 +49,11 @@ def decode_image(
 
 
 def _decode_plain_jpeg(data: bytes) -> Any:
-    """Decodes a JPEG as Tiny ImageNet has them, in half the time of `_decode_any`.
+    """Decodes a JPEG as Tiny ImageNet has them, with little Python around it.
 
-    Of 64x64 pixels, `Image.open` takes as long as the decoder, and holds Python's
-    lock, so that threads wait for each other. This reads size and mode, which is all
-    that the decoder has to be told.
+    For 64x64 pixels, the Python in `Image.open` takes as long as the decoder, and
+    holds the interpreter's lock, for which threads wait. This reads size and mode,
+    which is all that the decoder has to be told.
 
     Returns:
         RGB `PIL.Image.Image`, or `None` for whatever is not quite plain or not quite
