@@ -155,7 +155,8 @@ def options_of(parser):
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_options_exist(page, hooks):
     """Each `--option` is one of ours, of a script, or of a tool named here."""
-    known = {"--logdir", "--strict", "--faults-json", "--fix"}  # of other programs
+    # Those of other programs.
+    known = {"--logdir", "--strict", "--faults-json", "--fix", "--xla_cpu_max_isa"}
     known = known.union(*map(options_of, hooks.parsers().values()))
     scripts = [*ROOT.glob("examples/*.py"), *ROOT.glob("tests/benchmarks/*.py")]
     for path in scripts:
