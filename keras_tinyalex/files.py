@@ -6,13 +6,16 @@ import contextlib
 import errno
 import json
 import os
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 
 @contextlib.contextmanager
-def written_whole(path: Path, sync: bool = False) -> Iterator[BinaryIO]:
+def written_whole(
+    path: Path, sync: bool = False, several: bool = False
+) -> Iterator[BinaryIO]:
     """Opens a file beside `path` that takes its place once it is written.
 
     Whatever happens meanwhile, `path` is the old file or the complete new one.
@@ -21,6 +24,8 @@ def written_whole(path: Path, sync: bool = False) -> Iterator[BinaryIO]:
         path: The file to write.
         sync: Whether the content must be on the disk before it gets its
             name, so that a power cut cannot leave an empty file.
+        several: Whether several processes may write it at once, each to a file
+            of its own beside it. What a killed one leaves stays there.
 
     Yields:
         A binary file.
@@ -34,7 +39,8 @@ def written_whole(path: Path, sync: bool = False) -> Iterator[BinaryIO]:
         >>> Path("example.txt").read_text()
         'all of it'
     """
-    aside = path.with_name(f"{path.name}.part")
+    own = f"-{uuid.uuid4().hex}" if several else ""
+    aside = path.with_name(f"{path.name}.part{own}")
     try:
         with aside.open("wb") as file:
             yield file

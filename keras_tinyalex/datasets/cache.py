@@ -11,14 +11,14 @@ import contextlib
 import hashlib
 import os
 import time
-import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from keras_tinyalex.datasets.layout import LabelledImage, Source
+from keras_tinyalex.files import written_whole
 
 Images = npt.NDArray[np.uint8]
 # Part of each key: count it up when images come to be decoded otherwise.
@@ -56,7 +56,9 @@ def decoded(
     path = cache_folder() / f"{_key(source, images, image_size)}.npy"
     if (pixels := _mapped(path, shape)) is None:
         with contextlib.suppress(OSError):  # a full or read-only disk
-            with _aside(path) as aside, aside.open("wb") as file:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _remove_left(path.parent)
+            with written_whole(path, several=True) as file:
                 head = {"descr": "|u1", "fortran_order": False, "shape": shape}
                 np.lib.format.write_array_header_1_0(file, head)
                 for some in decode():
@@ -95,16 +97,8 @@ def _key(
     return digest.hexdigest()[:32]
 
 
-@contextlib.contextmanager
-def _aside(path: Path) -> Iterator[Path]:
-    """A file beside `path` that takes its place once it is whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    for left in path.parent.glob("*.part.npy"):  # by a run that was killed
+def _remove_left(folder: Path) -> None:
+    """Removes what a run that was killed has left, once nobody writes to it."""
+    for left in folder.glob("*.part-*"):
         if time.time() - left.stat().st_mtime > STALE:
             left.unlink(missing_ok=True)
-    aside = path.with_name(f"{path.stem}-{uuid.uuid4().hex}.part.npy")
-    try:
-        yield aside
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)

@@ -5,6 +5,7 @@ Labels are the positions of the class names in sorted order, always.
 
 from __future__ import annotations
 
+import functools
 import os
 import secrets
 from collections.abc import Iterator, Sequence
@@ -370,9 +371,7 @@ def read_split(
     labels_of = {name: label for label, name in enumerate(class_names)}
     found = [i for i in source.images.get(split, ()) if i.class_name in labels_of]
 
-    def decode() -> Iterator[npt.NDArray[np.uint8]]:
-        return _decode(source, split, found, image_size, progress)
-
+    decode = functools.partial(_decode, source, split, found, image_size, progress)
     if cache:
         images = decoded(source, found, image_size, decode)
     else:

@@ -148,8 +148,7 @@ class LocalResponseNormalization(keras.Layer):  # type: ignore[misc]
         if training and self._is_sum_of_slices():
             return self._compiled(ops.cast(inputs, self.compute_dtype))
         # Half precision has too few digits, and 256**2 overflows float16.
-        double = self.compute_dtype == "float64"
-        x = ops.cast(inputs, "float64" if double else "float32")
+        x = ops.cast(inputs, self._wide_dtype)
         y = self._normalized(x, training or backend == "jax")
         return ops.cast(y, self.compute_dtype)
 
@@ -171,7 +170,7 @@ class LocalResponseNormalization(keras.Layer):  # type: ignore[misc]
         """
         import torch
 
-        name = "float64" if x.dtype == torch.float64 else "float32"
+        name = self._wide_dtype
         wide = getattr(torch, name)
         band = torch.as_tensor(self._band, dtype=wide, device=x.device)
         count = len(x)
@@ -237,27 +236,27 @@ class LocalResponseNormalization(keras.Layer):  # type: ignore[misc]
 
     def _bases(self, squares: Any) -> Any:
         """`bias + alpha * sums`, whose power divides the inputs."""
-        return self._window_sums(squares, self.alpha, self.bias)
-
-    def _window_sums(self, values: Any, factor: float, offset: float = 0.0) -> Any:
-        """The sums over the window of each channel, times `factor`, plus `offset`."""
         # `@`, because on torch `ops.matmul` multiplies float64 as float32. The
         # factor is in the matrix, where it costs no pass over the values.
-        band = ops.convert_to_tensor(factor * self._band, dtype=values.dtype)
-        shape = ops.shape(values)
+        band = ops.convert_to_tensor(self.alpha * self._band, dtype=squares.dtype)
+        shape = ops.shape(squares)
         channels = self._band.shape[0]
         with _all_digits():
             if self._channel_axis == -1:
-                sums = ops.reshape(values, (-1, channels)) @ band
+                sums = ops.reshape(squares, (-1, channels)) @ band
             else:
                 positions = math.prod(shape[2:])
-                sums = band @ ops.reshape(values, (shape[0], channels, positions))
-        if offset and keras.backend.backend() == "tensorflow" and sums.ndim == 2:
+                sums = band @ ops.reshape(squares, (shape[0], channels, positions))
+        if keras.backend.backend() == "tensorflow" and sums.ndim == 2:
             # TensorFlow adds a vector to a product in the same pass.
-            sums = ops.add(sums, ops.full((channels,), offset, sums.dtype))
-        elif offset:
-            sums += offset
+            sums = ops.add(sums, ops.full((channels,), self.bias, sums.dtype))
+        else:
+            sums += self.bias
         return ops.reshape(sums, shape)
+
+    @property
+    def _wide_dtype(self) -> str:
+        return "float64" if self.compute_dtype == "float64" else "float32"
 
     @property
     def _channel_axis(self) -> int:

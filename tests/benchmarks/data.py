@@ -125,16 +125,12 @@ def restructuring(official, scratch, rounds):
 def importing(rounds):
     code = "import time; a = time.perf_counter(); import {}\nb = time.perf_counter()"
     code += "\nprint(b - a)"
-    # Compiled once, as what pip installs is.
-    compiled = {"PYTHONDONTWRITEBYTECODE": ""}
-    python(code.format("keras_tinyalex"), **compiled)
-    pairs = [
-        tuple(
-            python(code.format(module), **compiled)[0]
-            for module in ("keras_tinyalex", "keras")
-        )
-        for _ in range(rounds)
-    ]
+
+    def seconds(module):
+        return python(code.format(module), PYTHONDONTWRITEBYTECODE="")[0]
+
+    seconds("keras_tinyalex")  # compiles it, as pip does
+    pairs = [(seconds("keras_tinyalex"), seconds("keras")) for _ in range(rounds)]
     added = statistics.median((ours - theirs) * 1e3 for ours, theirs in pairs)
     ratio = statistics.median(theirs / ours for ours, theirs in pairs)
     row("import keras_tinyalex", "import keras", ratio, added_ms=added, rounds=rounds)

@@ -110,7 +110,7 @@ def test_a_full_disk_is_no_obstacle(official_folder, monkeypatch):
 
 def test_what_a_killed_run_left_goes_after_an_hour(official_folder):
     cache_folder().mkdir(parents=True)
-    old, new = (cache_folder() / f"{name}.part.npy" for name in ("old", "new"))
+    old, new = (cache_folder() / f"entry.npy.part-{name}" for name in ("old", "new"))
     for path, age in ((old, 3700), (new, 60)):
         path.touch()
         os.utime(path, (time.time() - age,) * 2)
