@@ -374,6 +374,25 @@ def test_freed_memory_is_left_alone_without_glibc(monkeypatch):
     assert building.keep_freed_memory.__wrapped__() is False
 
 
+def hastened_on(model):
+    """The types of its layers that compute in another way."""
+    others = [layer for layer in model.layers if hasattr(layer.call, "func")]
+    return {type(layer).__name__ for layer in others}
+
+
+def assert_one_step_is_the_same(plain, hastened, x, y, tolerance):
+    before = plain.get_weights()
+    for model in (plain, hastened):
+        model.compile(keras.optimizers.SGD(0.1), "sparse_categorical_crossentropy")
+        model.train_on_batch(x, y)
+    for start, one, other in zip(
+        before, plain.get_weights(), hastened.get_weights(), strict=True
+    ):
+        step = np.abs(one - start).max()
+        assert step > 0
+        assert np.abs(one - other).max() < tolerance * step
+
+
 @pytest.mark.parametrize(
     ("dtype", "tolerance"), [("float32", 1e-4), ("mixed_bfloat16", 0.05)]
 )
@@ -383,27 +402,47 @@ def test_hastened_dense_layers_learn_the_same(dtype, tolerance, tmp_path):
     images = generator.integers(0, 256, (16, 64, 64, 3), np.uint8)
     labels = generator.integers(0, 20, 16)
     plain, hastened = (building.build_model(recipe, seed=2) for _ in range(2))
-    building.hasten_dense(hastened)
+    building.hasten(hastened)
     on_tensorflow = keras.backend.backend() == "tensorflow"
-    for name in ("fc1", "fc2", "predictions"):
-        layer = hastened.get_layer(name)
-        assert (getattr(layer.call, "func", None) is not None) == on_tensorflow
-        assert type(layer) is keras.layers.Dense
-    before = plain.get_weights()
-    for model in (plain, hastened):
-        model.compile(keras.optimizers.SGD(0.1), "sparse_categorical_crossentropy")
-        model.train_on_batch(images, labels)
-    for start, one, other in zip(
-        before, plain.get_weights(), hastened.get_weights(), strict=True
-    ):
-        step = np.abs(one - start).max()
-        assert step > 0
-        assert np.abs(one - other).max() < tolerance * step
+    assert hastened_on(hastened) == ({"Dense"} if on_tensorflow else set())
+    assert_one_step_is_the_same(plain, hastened, images, labels, tolerance)
     assert plain.get_config() == hastened.get_config()
     hastened.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
     expected = hastened.predict(images, verbose=0)
     np.testing.assert_allclose(loaded.predict(images, verbose=0), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [("float32", 1e-4), ("mixed_bfloat16", 0.05)]
+)
+@pytest.mark.parametrize("shape", [(6, 5, 4), (7,)])
+def test_hastened_batch_norm_learns_the_same(dtype, tolerance, shape):
+    # No ReLU, which a digit of rounding can switch.
+    plain = keras.Sequential(
+        [
+            keras.Input(shape),
+            keras.layers.BatchNormalization(momentum=0.7, dtype=dtype),
+            keras.layers.Flatten(dtype=dtype),
+            keras.layers.Dense(3, "softmax"),
+        ]
+    )
+    hastened = keras.models.clone_model(plain)
+    hastened.set_weights(plain.get_weights())
+    building.hasten(hastened)
+    backend = keras.backend.backend()
+    assert ("BatchNormalization" in hastened_on(hastened)) == (backend != "jax")
+    generator = np.random.default_rng(0)
+    x = generator.normal(3, 2, (8, *shape)).astype("float32")
+    y = generator.integers(0, 3, 8)
+    assert_one_step_is_the_same(plain, hastened, x, y, tolerance)
+    mean, variance = hastened.layers[0].get_weights()[2:]
+    axes = tuple(range(len(shape)))
+    rtol = 1e-5 if dtype == "float32" else 1e-2
+    np.testing.assert_allclose(mean, 0.3 * x.mean(axes), rtol=rtol)
+    np.testing.assert_allclose(variance, 0.7 + 0.3 * x.var(axes), rtol=rtol)
+    expected = plain.predict(x, verbose=0)
+    np.testing.assert_allclose(hastened.predict(x, verbose=0), expected, atol=tolerance)
 
 
 def test_he_initialization_has_the_variance_of_the_paper():

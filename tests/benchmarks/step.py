@@ -9,7 +9,7 @@ import numpy as np
 from measure import paired, row, seconds
 
 from keras_tinyalex import AlexNetMini
-from keras_tinyalex.building import fastest_dtype, hasten_dense
+from keras_tinyalex.building import fastest_dtype, hasten
 
 FLOP_PER_IMAGE = 0.625e9  # forward and backward of AlexNetMini at 64x64
 
@@ -30,7 +30,7 @@ def ours(dtype):
     keras.config.set_dtype_policy(dtype)
     try:
         model = AlexNetMini()
-        hasten_dense(model)  # as `train` does
+        hasten(model)  # as `train` does
         return compiled(model)
     finally:
         keras.config.set_dtype_policy(policy)
