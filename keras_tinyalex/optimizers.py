@@ -132,11 +132,12 @@ def orthogonalized(matrix: Any) -> Any:
         >>> bool(0.6 < values.min() < values.max() < 1.3)
         True
     """
-    tall = matrix.shape[0] > matrix.shape[1]
-    x = ops.transpose(matrix) if tall else matrix
-    x = x / (ops.norm(x) + 1e-7)  # no singular value above 1
+    x = matrix / (ops.norm(matrix) + 1e-7)  # no singular value above 1
+    tall = x.shape[0] > x.shape[1]
     a, b, c = QUINTIC
+    unit = a * ops.eye(min(x.shape), dtype=x.dtype)
     for _ in range(STEPS):
-        square = x @ ops.transpose(x)
-        x = a * x + (b * square + c * square @ square) @ x
-    return ops.transpose(x) if tall else x
+        square = ops.transpose(x) @ x if tall else x @ ops.transpose(x)
+        factor = unit + b * square + c * square @ square
+        x = x @ factor if tall else factor @ x
+    return x
