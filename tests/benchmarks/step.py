@@ -8,8 +8,8 @@ import keras
 import numpy as np
 from measure import paired, row, seconds
 
-from keras_tinyalex import AlexNetMini
-from keras_tinyalex.building import fastest_dtype, hasten
+from keras_tinyalex import AlexNetMini, recipes
+from keras_tinyalex.building import build, fastest_dtype, half_size, hasten
 
 FLOP_PER_IMAGE = 0.625e9  # forward and backward of AlexNetMini at 64x64
 
@@ -118,12 +118,30 @@ def augmentations(x, step_seconds):
         row(what, "its training step", step_seconds / cost, 20, ours=cost * 1e3)
 
 
-def our_batches(x, y, batch_size):
-    from keras_tinyalex.datasets.tiny_imagenet import Batches, LabelledArrays
+def labelled(x, y):
+    from keras_tinyalex.datasets.tiny_imagenet import LabelledArrays
 
     names = tuple(f"class{i}" for i in range(20))
-    data = LabelledArrays(x, y, names, ("",) * len(y))
-    return Batches(data, batch_size, seed=0).feed()
+    return LabelledArrays(x, y, names, ("",) * len(y))
+
+
+def our_batches(x, y, batch_size, **arguments):
+    from keras_tinyalex.datasets.tiny_imagenet import Batches
+
+    return Batches(labelled(x, y), batch_size, seed=0, **arguments).feed()
+
+
+def recipe_rows(dtype, count=512):
+    """What the recipe `best` adds to a step of the same batch, all in all."""
+    x, y = images(count)
+    recipe = recipes.BEST
+    model = build(recipe, labelled(x, y), seed=0)
+    augmented = {"augmentation": recipe.augmentation, "one_hot": True}
+    feed = our_batches(x, y, recipe.batch_size, **augmented)
+    plain = epoch_of(ours(dtype), our_batches(x, y, recipe.batch_size))
+    for size, trained in (("whole", model), ("half size", half_size(model, recipe))):
+        name = f"training step of best, batch {recipe.batch_size}, {size}"
+        paired(name, "that of the baseline, auto", epoch_of(trained, feed), plain)
 
 
 def peak(dtype):
@@ -158,6 +176,7 @@ def main():
                 best = peak(kind)
                 against = f"{kind} matrix product peak"
                 row(name, against, rate / best, target, gflops=best / 1e9)
+    recipe_rows(auto)
     x, y = images(64)
     step = compiled(AlexNetMini())
     step.train_on_batch(x, y)
