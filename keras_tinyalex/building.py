@@ -182,9 +182,8 @@ def _product() -> Any:
 def _call_batch_norm(
     layer: Any, inputs: Any, training: bool | None = None, mask: Any = None
 ) -> Any:
-    images = len(inputs.shape) == 4 and layer.axis in (-1, 3)
-    usual = images and layer.variable_dtype == "float32"
-    if not (training and layer.trainable and usual):
+    last = len(inputs.shape) == 4 and layer.axis in (-1, 3)
+    if not (training and layer.trainable and last and layer.dtype == "float32"):
         return keras.layers.BatchNormalization.call(layer, inputs, training, mask)
     ops = keras.ops
     gamma, beta = (ops.convert_to_tensor(w) for w in (layer.gamma, layer.beta))
@@ -193,10 +192,7 @@ def _call_batch_norm(
     # Both give the variance of what the batch is a sample of, Keras that of the batch.
     count = ops.cast(math.prod(ops.shape(inputs)[:-1]), variance.dtype)
     variance = variance * ((count - 1) / count)
-    for moving, new in (
-        (layer.moving_mean, mean),
-        (layer.moving_variance, variance),
-    ):
+    for moving, new in ((layer.moving_mean, mean), (layer.moving_variance, variance)):
         moving.assign(moving * layer.momentum + new * (1 - layer.momentum))
     return outputs
 
