@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and folders with one writer."""
+"""Files on disk: atomic writes, folders with a single writer, Keras' home, space."""
 
 from __future__ import annotations
 
@@ -7,25 +7,42 @@ import errno
 import json
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+# A small file takes at least this many bytes of a disk.
+DISK_BLOCK = 4096
+
+
+def keras_home() -> Path:
+    """Returns the folder of Keras' caches: `KERAS_HOME`, or `~/.keras`."""
+    return Path(os.environ.get("KERAS_HOME") or "~/.keras").expanduser()
+
+
+def size_on_disk(sizes: Iterable[int]) -> int:
+    """Returns the bytes that files of these sizes take, in whole blocks.
+
+    >>> size_on_disk([1, 4097])
+    12288
+    """
+    return sum(-(-size // DISK_BLOCK) * DISK_BLOCK for size in sizes)
+
 
 @contextlib.contextmanager
-def written_whole(
-    path: Path, sync: bool = False, several: bool = False
+def atomic_write(
+    path: Path, sync: bool = False, concurrent: bool = False
 ) -> Iterator[BinaryIO]:
-    """Opens a file beside `path` that takes its place once it is written.
+    """Opens a temporary file beside `path` and renames it to `path` at the end.
 
-    Whatever happens meanwhile, `path` is the old file or the complete new one.
+    At every moment `path` is the old file or the complete new one.
 
     Args:
         path: The file to write.
-        sync: Whether the content must be on the disk before it gets its
-            name, so that a power cut cannot leave an empty file.
-        several: Whether several processes may write it at once, each to a file
-            of its own beside it. What a killed one leaves stays there.
+        sync: Whether to call `fsync` before the rename, so that a power cut
+            cannot leave an empty file.
+        concurrent: Whether several processes may write it at once, each to a
+            temporary file of its own. A killed process leaves its file there.
 
     Yields:
         A binary file.
@@ -34,12 +51,12 @@ def written_whole(
         OSError: If it cannot be written; the message names `path`.
 
     Examples:
-        >>> with written_whole(Path("example.txt")) as file:
+        >>> with atomic_write(Path("example.txt")) as file:
         ...     _ = file.write(b"all of it")
         >>> Path("example.txt").read_text()
         'all of it'
     """
-    own = f"-{uuid.uuid4().hex}" if several else ""
+    own = f"-{uuid.uuid4().hex}" if concurrent else ""
     aside = path.with_name(f"{path.name}.part{own}")
     try:
         with aside.open("wb") as file:
@@ -61,43 +78,42 @@ def written_whole(
 def write_json(
     path: Path, content: object, sync: bool = False, indent: int | None = 2
 ) -> None:
-    """Writes a JSON file whole or not at all; see `written_whole`.
+    """Writes a JSON file by `atomic_write`.
 
-    Without `indent` all is on one line, and written three times as fast.
+    With `indent=None` all is on one line, which is written three times as fast.
 
     Examples:
         >>> write_json(Path("example.json"), {"epochs": 35})
         >>> json.loads(Path("example.json").read_text())
         {'epochs': 35}
     """
-    with written_whole(path, sync) as file:
+    with atomic_write(path, sync) as file:
         file.write((json.dumps(content, indent=indent) + "\n").encode())
 
 
 @contextlib.contextmanager
-def one_writer(
+def single_writer(
     lock: Path, argument: str, folder: Path, who: str = "process"
 ) -> Iterator[None]:
-    """Lets one process at a time write to a folder; another is refused.
+    """Lets one process at a time write to a folder and refuses others.
 
-    The lock is a file that goes when the writer has ended. The file of a
-    killed process does not lock. Where the lock cannot be made for want of
-    permission, nothing else can be written either, and nothing is locked.
+    The lock file is removed at the end; one that a killed process left does
+    not lock. In a folder without write permission nothing is locked.
 
     Args:
         lock: Path of the lock file; its folder exists.
         argument: The argument that names `folder`, for the message.
-        folder: What is written to.
-        who: What the other one is, for the message.
+        folder: The folder that is written to.
+        who: What the other process is, for the message.
 
     Yields:
         `None`, once this process is the writer.
 
     Raises:
-        OSError: If another process writes there.
+        OSError: If another process writes to the folder.
 
     Examples:
-        >>> with one_writer(Path("run.lock"), "output", Path("run")):
+        >>> with single_writer(Path("run.lock"), "output", Path("run")):
         ...     Path("run.lock").exists()
         True
     """
