@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from keras import ops
 
+from keras_tinyalex.kernels import local_response_normalization as kernels
 from keras_tinyalex.layers import LocalResponseNormalization
-from keras_tinyalex.layers import local_response_normalization as module
 
 pytestmark = pytest.mark.backend
 BACKEND = keras.backend.backend()
@@ -234,18 +234,18 @@ def test_gradient(beta, training):
     )
 
 
-@pytest.mark.skipif(BACKEND != "torch", reason="the others divide nothing")
+@pytest.mark.skipif(BACKEND != "torch", reason="only torch has chunks")
 @pytest.mark.parametrize("data_format", ["channels_last", "channels_first"])
-@pytest.mark.parametrize("part", [1, 200])
-def test_a_batch_in_parts_gives_what_the_whole_gives(monkeypatch, data_format, part):
+@pytest.mark.parametrize("size", [1, 200])
+def test_chunks_of_a_batch_give_what_the_batch_gives(monkeypatch, data_format, size):
     """Five images of 96 values: one or two at a time, and the rest."""
     layer = LocalResponseNormalization(1, alpha=0.3, beta=0.75, data_format=data_format)
     x, upstream = random(5, 4, 4, 6), random(5, 4, 4, 6, seed=1)
     whole = ops.convert_to_numpy(layer(x, training=True))
     gradient = input_gradient(layer, x, upstream, training=True)
-    monkeypatch.setattr(module, "_PART", part)
-    parts = ops.convert_to_numpy(layer(x, training=True))
-    np.testing.assert_allclose(parts, whole, rtol=1e-6)
+    monkeypatch.setattr(kernels, "CHUNK_SIZE", size)
+    chunks = ops.convert_to_numpy(layer(x, training=True))
+    np.testing.assert_allclose(chunks, whole, rtol=1e-6)
     again = input_gradient(layer, x, upstream, training=True)
     np.testing.assert_allclose(again, gradient, rtol=1e-5, atol=1e-6)
 
@@ -264,10 +264,10 @@ def test_gradient_of_a_wide_window():
 
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="the others need no XLA of it")
 def test_gradient_without_xla(monkeypatch):
-    monkeypatch.setattr(module, "_can_compile", lambda: False)
+    monkeypatch.setattr(kernels, "can_compile", lambda: False)
     test_gradient(0.75, training=True)
     monkeypatch.undo()
-    assert module._can_compile()
+    assert kernels.can_compile()
 
 
 def squared_gradient(layer, x, training):
@@ -508,7 +508,7 @@ def test_registered_name():
         ({"alpha": "1"}, "`alpha` must be a finite number.*alpha='1'"),
         ({"beta": float("inf")}, "`beta` must be a finite number.*beta=inf"),
         ({"beta": None}, "`beta` must be a finite number.*beta=None"),
-        ({"data_format": "NHWC"}, "\"channels_last\".*data_format='NHWC'"),
+        ({"data_format": "NHWC"}, "'channels_last'.*data_format='NHWC'"),
     ],
 )
 def test_wrong_arguments(arguments, message):
