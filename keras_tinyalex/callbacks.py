@@ -1,4 +1,4 @@
-"""Callbacks of `train`: history, checkpoints, TensorBoard, progress."""
+"""Callbacks of a fit: history, checkpoints, TensorBoard, progress."""
 
 from __future__ import annotations
 
@@ -16,20 +16,19 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_tinyalex.datasets.tiny_imagenet import Batches
-from keras_tinyalex.files import written_whole
+from keras_tinyalex.datasets.batches import Batches
+from keras_tinyalex.files import atomic_write
 from keras_tinyalex.progress import Progress, format_seconds
 
-# The one before the newest stays in case that is damaged later.
-CHECKPOINTS_KEPT = 2
+# The second newest is there in case the newest is damaged later.
+MAX_CHECKPOINTS = 2
 
 
 class History(keras.callbacks.Callback):  # type: ignore[misc]
-    """Values by epoch, kept in `rows` and written to a CSV file.
+    """Values by epoch, in `rows` and in a CSV file.
 
-    Beside the metrics it measures `train_seconds`, the time of an epoch
-    without its validation, `seconds` with it, and `images_per_second`.
-    Puts its measurements into `logs` for the callbacks behind it.
+    Adds to the metrics `train_seconds`, the time of an epoch without its
+    validation, `seconds`, the time with it, and `images_per_second`.
 
     Args:
         path: The CSV file.
@@ -61,28 +60,28 @@ class History(keras.callbacks.Callback):  # type: ignore[misc]
         self.write()
 
     def write(self) -> None:
-        """Writes all rows aside and moves the file into place."""
+        """Writes all rows to the CSV file."""
         text = io.StringIO(newline="")
         writer = csv.writer(text)
         writer.writerow(self.rows)
         for values in zip(*self.rows.values(), strict=True):
             writer.writerow([f"{value:.7g}" for value in values])
-        with written_whole(self.path) as file:
+        with atomic_write(self.path) as file:
             file.write(text.getvalue().encode())
 
 
 class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]
-    """Saves all that the rest of a training depends on, after each epoch.
+    """Saves the state of a training after each epoch, to resume from.
 
     That is the weights, the optimizer's state, the seeds of dropout and the
-    history; the order of the images follows from the seed and the epoch, and
-    so does torch's global generator. A file is written aside, synced and
-    renamed, and the one before it stays: where the newest is damaged, which
-    its SHA-256 tells, the training goes on from that one, with a warning.
+    history. The order of the images follows from the seed and the epoch, and
+    so does torch's global generator. Files are written atomically, and the two
+    newest are kept: where the SHA-256 of the newest is wrong, the training
+    resumes from the other one, with a warning.
 
-    Stops the training with `FloatingPointError` before saving a model that
-    is no longer finite, and with `OSError` where a file cannot be written,
-    as on a full disk: what could not be saved would be lost later.
+    Stops the training with `FloatingPointError` instead of saving a model that
+    is no longer finite, and with `OSError` where a file cannot be written, as
+    on a full disk.
 
     Args:
         folder: Where the files `epoch-<n>.npz` go.
@@ -120,20 +119,20 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]
         self.folder.mkdir(exist_ok=True)
         path = self.folder / f"epoch-{epoch + 1:03}.npz"
         try:
-            with written_whole(path, sync=True) as file:
+            with atomic_write(path, sync=True) as file:
                 np.savez(file, **state)
         except OSError as error:
             raise OSError(
                 error.errno,
-                f"The training stopped after epoch {epoch + 1}, which cannot be saved: "
-                f"{error.strerror}. The epochs before it are safe: mend that, and the "
-                "same call goes on from there",
+                f"The training stopped after epoch {epoch + 1}: its checkpoint cannot "
+                f"be saved ({error.strerror}). The epochs before it are safe. Fix the "
+                "cause, and the same call resumes from there",
             ) from error
-        for old in self._paths()[:-CHECKPOINTS_KEPT]:
+        for old in self._paths()[:-MAX_CHECKPOINTS]:
             old.unlink()
 
-    def restore(self, model: Any) -> int:
-        """Restores the newest whole checkpoint; returns its epoch, or 0."""
+    def restore(self, model: keras.Model) -> int:
+        """Restores the newest intact checkpoint; returns its epoch, or 0."""
         model.optimizer.build(model.trainable_variables)
         variables = _state_variables(model)
         for path in reversed(self._paths()):
@@ -145,11 +144,11 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]
                     if name.startswith("history/")
                 }
                 if saved.keys() != variables.keys():
-                    raise ValueError("it is of another model")
+                    raise ValueError("it belongs to another model")
             except Exception as error:  # NumPy and zipfile raise all kinds here
                 warnings.warn(
                     f"The checkpoint {path} is damaged and was not used: {error}. The "
-                    "training goes on from the one before it.",
+                    "training resumes from the one before it.",
                     stacklevel=2,
                 )
                 continue
@@ -164,11 +163,11 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]
         return sorted(self.folder.glob("epoch-*.npz"))
 
 
-def _state_variables(model: Any) -> dict[str, Any]:
+def _state_variables(model: keras.Model) -> dict[str, keras.Variable]:
     """All variables of the model and its optimizer, by a stable name.
 
-    Not by their paths: in these Keras counts the optimizers and seeds made
-    before in the same process.
+    Not by their paths, in which Keras counts the optimizers and seeds that the
+    process made before.
     """
     metrics = {id(v) for metric in model.metrics for v in metric.variables}
     variables = [v for v in model.variables if id(v) not in metrics]
@@ -178,10 +177,10 @@ def _state_variables(model: Any) -> dict[str, Any]:
     return named
 
 
-def _as_array(variable: Any) -> Any:
+def _as_array(variable: keras.Variable) -> Any:
     """The values as a NumPy array of a dtype that a file can hold."""
     values = keras.ops.convert_to_numpy(variable)
-    # bfloat16 is none of NumPy's own, and float32 holds its values exactly.
+    # NumPy has no bfloat16, and float32 holds its values exactly.
     return values.astype(np.float32) if values.dtype.kind == "V" else values
 
 
@@ -209,9 +208,9 @@ def _refuse_divergence(
     if np.isfinite(loss) and not bad:
         return
     where = f", weights not finite: {', '.join(bad[:5])}" if bad else ""
-    last = f"The last finite state is {kept[-1]}. " if kept else ""
+    last = f"The last finite checkpoint is {kept[-1]}. " if kept else ""
     raise FloatingPointError(
-        f"The training diverged in epoch {epoch}: loss {loss}{where}. {last}A smaller "
+        f"The training diverged in epoch {epoch}: loss {loss}{where}. {last}A lower "
         "learning rate is the usual cure."
     )
 
@@ -224,8 +223,8 @@ class TensorBoardScalars(keras.callbacks.Callback):  # type: ignore[misc]
 
     Args:
         folder: The log folder.
-        history: The `History` whose earlier epochs are written first, so
-            that a resumed training shows one unbroken curve.
+        history: The `History`. Its earlier epochs are written first, so that
+            a resumed training shows one curve.
     """
 
     def __init__(self, folder: Path, history: History) -> None:
@@ -280,23 +279,30 @@ class TensorBoardScalars(keras.callbacks.Callback):  # type: ignore[misc]
 
 
 class ProgressReport(keras.callbacks.Callback):  # type: ignore[misc]
-    """Advances a bar with each step and prints a line for each epoch.
+    """Advances a progress bar with each step, and prints a line for each epoch.
 
     Args:
         bar: The open `Progress`, in images.
         epochs: Number of all epochs.
         batches: The training batches.
-        history: The `History` with the values to show.
+        history: The `History` with the values to print.
+        epoch_lines: Whether to print the lines.
     """
 
     def __init__(
-        self, bar: Progress, epochs: int, batches: Batches, history: History
+        self,
+        bar: Progress,
+        epochs: int,
+        batches: Batches,
+        history: History,
+        epoch_lines: bool = True,
     ) -> None:
         super().__init__()
         self.bar = bar
         self.epochs = epochs
         self.batches = batches
         self.history = history
+        self.epoch_lines = epoch_lines
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self.bar.advance(0, note=f"epoch {epoch + 1}/{self.epochs}")
@@ -307,6 +313,8 @@ class ProgressReport(keras.callbacks.Callback):  # type: ignore[misc]
         self.bar.advance(min(size, images - batch * size))
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        if not self.epoch_lines:
+            return
         last = {name: values[-1] for name, values in self.history.rows.items()}
         left = (self.epochs - epoch - 1) * last["seconds"]
         self.bar.message(

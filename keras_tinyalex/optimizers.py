@@ -1,4 +1,4 @@
-"""An optimizer for networks of convolutions."""
+"""Muon, an optimizer for convolutions."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_tinyalex.aliases import Tensor
+
 # Newton-Schulz steps, and the coefficients of their quintic.
 STEPS = 5
 QUINTIC = (3.4445, -4.7750, 2.0315)
@@ -15,16 +17,17 @@ QUINTIC = (3.4445, -4.7750, 2.0315)
 
 @keras.saving.register_keras_serializable(package="keras_tinyalex")
 class Muon(keras.optimizers.AdamW):  # type: ignore[misc]
-    """Muon for the kernels of convolutions, AdamW for everything else.
+    """Muon for the kernels of convolutions, AdamW for all other weights.
 
-    The update of a convolution's kernel is its momentum (Nesterov's), as a
-    matrix of `height * width * inputs` rows, made nearly orthogonal by five
-    Newton-Schulz steps: all directions are learnt at one pace. It is scaled to
-    `0.2 * sqrt(max(rows, columns))`, which gives it the size of AdamW's, so
-    that both share a learning rate and weight decay.
+    The update of a convolution's kernel is its Nesterov momentum, as a matrix
+    of `height * width * inputs` rows, made nearly orthogonal by five
+    Newton-Schulz steps. It is scaled by `0.2 * sqrt(max(rows, columns))`, to
+    the size of AdamW's updates, so that both share a learning rate and weight
+    decay.
 
-    `keras.optimizers.Muon` does the reverse: it treats matrices alone, so that
-    convolutions get AdamW, and a large dense kernel the most expensive update.
+    `keras.optimizers.Muon` does the reverse: it applies Muon to matrices only,
+    so that convolutions get AdamW, and a large dense kernel the most expensive
+    update.
 
     Source: K. Jordan et al., "Muon: An optimizer for hidden layers in neural
     networks" (2024, https://kellerjordan.github.io/posts/muon/); the scale is
@@ -44,12 +47,15 @@ class Muon(keras.optimizers.AdamW):  # type: ignore[misc]
     """
 
     def __init__(
-        self, learning_rate: Any = 0.001, momentum: float = 0.95, **kwargs: Any
+        self,
+        learning_rate: float | keras.optimizers.schedules.LearningRateSchedule = 0.001,
+        momentum: float = 0.95,
+        **kwargs: Any,
     ) -> None:
         super().__init__(learning_rate, **kwargs)
         self.momentum = momentum
 
-    def build(self, variables: Any) -> None:
+    def build(self, variables: list[keras.Variable]) -> None:
         if self.built:
             return
         super().build(variables)
@@ -60,11 +66,13 @@ class Muon(keras.optimizers.AdamW):  # type: ignore[misc]
             for variable in variables
         ]
 
-    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+    def update_step(
+        self, gradient: Tensor, variable: keras.Variable, learning_rate: Tensor
+    ) -> None:
         momentum = self._kernel_momentums[self._get_variable_index(variable)]
         if momentum is None:
             if keras.backend.backend() == "tensorflow" and not self.amsgrad:
-                self._adam_in_one_pass(gradient, variable, learning_rate)
+                self._fused_adam_step(gradient, variable, learning_rate)
             else:
                 super().update_step(gradient, variable, learning_rate)
             return
@@ -77,13 +85,13 @@ class Muon(keras.optimizers.AdamW):  # type: ignore[misc]
         step = ops.cast(learning_rate, variable.dtype) * scale * orthogonalized(matrix)
         self.assign_sub(variable, ops.reshape(step, variable.shape))
 
-    def _adam_in_one_pass(
+    def _fused_adam_step(
         self, gradient: Any, variable: Any, learning_rate: Any
     ) -> None:
-        """Keras' step by the operation that TensorFlow has for it.
+        """Keras' AdamW step as the one operation that TensorFlow has for it.
 
-        Operation by operation the dense kernels, nine tenths of the network, or
-        values of their size are read and written thirty times; by that one, seven.
+        The dense kernels, 90% of the network, and tensors of their size are read
+        and written 7 times instead of 30.
         """
         import tensorflow as tf
 
@@ -115,15 +123,15 @@ class Muon(keras.optimizers.AdamW):  # type: ignore[misc]
         return {**super().get_config(), "momentum": self.momentum}
 
 
-def orthogonalized(matrix: Any) -> Any:
-    """Brings all singular values of a matrix near 1, keeping its directions.
+def orthogonalized(matrix: Tensor) -> Tensor:
+    """Brings all singular values of a matrix close to 1.
 
     Args:
         matrix: Tensor of rank 2.
 
     Returns:
         Tensor of the same shape and dtype, whose singular values lie between
-        about 0.7 and 1.2 unless they were next to 0.
+        about 0.7 and 1.2, unless they were almost 0.
 
     Examples:
         >>> import numpy as np

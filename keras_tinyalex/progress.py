@@ -10,25 +10,25 @@ if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
     from rich.progress import TaskID
 
-# Seconds between two plain lines in a log.
+# Seconds between two plain lines.
 LINE_INTERVAL = 5.0
 
 
 class Progress:
-    """Reports how far a loop is: count, rate and time left.
+    """Reports the progress of a loop: count, rate and time left.
 
-    On a terminal it draws a bar; elsewhere (a log, a pipe, a notebook's
-    stderr) it prints a plain line every few seconds and one at the end.
-    Everything goes to standard error, so that standard output stays free
-    for results.
+    On a terminal it draws a bar. Elsewhere (a log, a pipe, a notebook) it
+    prints a plain line every 5 seconds and one at the end. Everything goes to
+    standard error, so that standard output stays free for results.
 
     Args:
-        description: What is being done, e.g. `"copying"`.
-        total: Number of units of the whole work.
-        unit: Plural name of a unit, e.g. `"files"`.
-        enabled: `False` reports nothing.
-        lines: Whether plain lines are printed where there is no terminal.
-        stream: Where to write; default standard error.
+        description: What the loop does, e.g. `"copying"`.
+        total: Number of units in all.
+        unit: Plural name of a unit. Defaults to `"files"`.
+        enabled: Whether to report anything. Defaults to `True`.
+        lines: Whether to print plain lines if there is no terminal. Defaults
+            to `True`.
+        stream: Text stream to write to. Defaults to `None`: standard error.
 
     Examples:
         >>> with Progress("copying", total=3, unit="files", enabled=False) as bar:
@@ -70,7 +70,13 @@ class Progress:
             self._print_line()
 
     def advance(self, units: int = 1, note: str = "") -> None:
-        """Counts `units` as done; `note` is shown behind the figures."""
+        """Counts `units` more as done.
+
+        Args:
+            units: Number of units. Defaults to `1`.
+            note: Text to show after the counts from now on. Defaults to
+                `""`: the last one.
+        """
         self.done += units
         self.note = note or self.note
         if self._bar is not None and self._task is not None:
@@ -81,7 +87,7 @@ class Progress:
             self._print_line()
 
     def message(self, text: str) -> None:
-        """Prints a line of its own, above the bar where there is one."""
+        """Prints a line of text, above the bar if there is one."""
         if self._bar is not None:
             self._bar.console.print(text, highlight=False, markup=False)
         elif self.enabled:
@@ -126,13 +132,17 @@ class Progress:
 
 
 def format_seconds(seconds: float) -> str:
-    """Returns seconds as people write them.
+    """Returns a time as `m:ss` or `h:mm:ss`.
 
-    >>> format_seconds(75)
-    '1:15'
-    >>> format_seconds(3661)
-    '1:01:01'
+    Args:
+        seconds: Number of seconds, rounded to an integer.
+
+    Examples:
+        >>> format_seconds(75)
+        '1:15'
+        >>> format_seconds(3661)
+        '1:01:01'
     """
-    whole = round(seconds)
-    hours, minutes, rest = whole // 3600, whole // 60 % 60, whole % 60
+    total = round(seconds)
+    hours, minutes, rest = total // 3600, total // 60 % 60, total % 60
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -1,8 +1,8 @@
-"""KerasTuner's chief and workers, which notice when the other side is dead.
+"""KerasTuner's chief and workers, with heartbeats.
 
 The protocol is KerasTuner's own: gRPC without authentication or encryption. Its
-server and client are not public, and are used in this file only. Signs of life
-are files in the folder that all processes share.
+server and client are private, and used in this file only. Heartbeats are files in the
+folder that all processes share.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from pathlib import Path
 from keras_tinyalex.tuning.oracles import Oracle
 
 DEFAULT_ADDRESS = "127.0.0.1:9090"
-# Seconds between two signs of life.
+# Seconds between two heartbeats.
 HEARTBEAT = 1.0
-# Seconds without an answer after which a worker takes the chief for dead, and
-# for which it waits for a chief that is only starting.
-CHIEF_PATIENCE = 5.0
-CHIEF_START = 60.0
+# Seconds without an answer after which a worker takes the chief for dead, and for
+# which it waits for a chief that is starting.
+CHIEF_TIMEOUT = 5.0
+CHIEF_START_TIMEOUT = 60.0
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,10 @@ class Role:
 
     Attributes:
         chief: Whether it hands out the trials.
-        worker: Its name as a worker, or `None`. Neither: it searches alone.
-        host: Where the chief listens.
-        port: Its port.
+        worker: Its name as a worker, or `None`. A process that is neither
+            searches alone.
+        host: Host on which the chief listens.
+        port: Port of the chief.
     """
 
     chief: bool
@@ -54,7 +55,7 @@ class Role:
 
 
 def find_role(chief: bool, worker: str | None, address: str | None) -> Role:
-    """Returns the role by arguments, or by KerasTuner's environment variables.
+    """Returns the role from arguments, or from KerasTuner's environment variables.
 
     Raises:
         ValueError: If arguments contradict each other or are out of range.
@@ -65,9 +66,9 @@ def find_role(chief: bool, worker: str | None, address: str | None) -> Role:
         port = environment.get("KERASTUNER_ORACLE_PORT", "")
         if not name or not port:
             raise ValueError(
-                "Environment variable KERASTUNER_ORACLE_IP needs "
+                "The environment variable KERASTUNER_ORACLE_IP needs "
                 "KERASTUNER_TUNER_ID ('chief' or a worker's name) and "
-                "KERASTUNER_ORACLE_PORT beside it."
+                "KERASTUNER_ORACLE_PORT, too."
             )
         chief = "chief" in name
         worker = None if chief else name
@@ -79,12 +80,12 @@ def find_role(chief: bool, worker: str | None, address: str | None) -> Role:
         )
     if worker is not None and (not worker or not worker.replace("-", "").isalnum()):
         raise ValueError(
-            "`worker` must be a name of letters, digits and hyphens, another one "
+            "`worker` must be a name of letters, digits and hyphens, a different one "
             f"for each worker. Received: worker={worker!r}"
         )
     if worker is not None and "chief" in worker:
         raise ValueError(
-            "`worker` must not contain 'chief', by which KerasTuner knows the chief. "
+            "`worker` must not contain 'chief', KerasTuner's name for the chief. "
             f"Received: worker={worker!r}"
         )
     host, _, port = (address or DEFAULT_ADDRESS).rpartition(":")
@@ -105,13 +106,13 @@ def serve(
         oracle: The oracle.
         role: The chief's role.
         folder: Of the search.
-        deadline: Seconds without a sign of life after which a worker's trial
-            goes to another one, and without any worker the search ends.
-        progress: Whether to say on standard error that workers are awaited.
+        deadline: Seconds without a heartbeat after which a worker's trial goes
+            to another worker, and without any worker the search ends.
+        progress: Whether to report on standard error.
 
     Raises:
         OSError: If the port is taken.
-        TimeoutError: If no worker has lived for `deadline` seconds.
+        TimeoutError: If there was no heartbeat for `deadline` seconds.
     """
     import grpc
     from keras_tuner.src import protos
@@ -120,7 +121,7 @@ def serve(
     if len(oracle.end_order) == oracle.max_trials:
         return
     servicer = OracleServicer(oracle)
-    # SO_REUSEPORT would let two chiefs share a port and its requests.
+    # With SO_REUSEPORT two chiefs could share a port.
     options = [("grpc.so_reuseport", 0)]
     server = grpc.server(ThreadPoolExecutor(max_workers=1), options=options)
     protos.get_service_grpc().add_OracleServicer_to_server(servicer, server)
@@ -134,41 +135,41 @@ def serve(
     server.start()
     if progress:
         print(f"chief: waiting for workers on {role.address}", file=sys.stderr)
-    signs = SignsOfLife(folder)
+    heartbeats = Heartbeats(folder)
     try:
         while not (servicer.stop_triggered and not oracle.tuner_ids):
             time.sleep(HEARTBEAT / 2)
-            silence = signs.silence()
+            silence = heartbeats.silence()
             for worker in {*oracle.tuner_ids, *oracle.ongoing_trials}:
-                if silence.get(worker, signs.waited()) > deadline:
-                    trial_id = oracle.give_up(worker)
+                if silence.get(worker, heartbeats.waited()) > deadline:
+                    trial_id = oracle.requeue_trial(worker)
                     if progress and trial_id is not None:
                         print(
-                            f"chief: no sign of life of worker {worker} for "
-                            f"{deadline:.0f} s; trial {trial_id} is given to another",
+                            f"chief: no heartbeat of worker {worker} for "
+                            f"{deadline:.0f} s; trial {trial_id} goes to another",
                             file=sys.stderr,
                         )
-            if min(silence.values(), default=signs.waited()) > deadline:
+            if min(silence.values(), default=heartbeats.waited()) > deadline:
                 if not servicer.stop_triggered or oracle._retry_queue:
                     raise TimeoutError(_unfinished(oracle, deadline))
                 break
     finally:
-        # Workers that were told to stop still wait for that answer.
+        # Workers still wait for the answer that tells them to stop.
         server.stop(grace=2).wait()
 
 
 def _unfinished(oracle: Oracle, deadline: float) -> str:
     return (
-        f"No sign of life of any worker for {deadline:.0f} s: the search ends with "
-        f"{len(oracle.end_order)} of {oracle.max_trials} trials done. Start the chief "
-        "and the workers again with the same commands to go on."
+        f"No heartbeat of any worker for {deadline:.0f} s: the search ends with "
+        f"{len(oracle.end_order)} of {oracle.max_trials} trials done. To resume, start "
+        "the chief and the workers again with the same commands."
     )
 
 
-class SignsOfLife:
+class Heartbeats:
     """How long each worker has been silent.
 
-    Compares the times of files with themselves, not with this machine's clock.
+    Compares the times of files with each other, not with this machine's clock.
 
     Args:
         folder: Of the search.
@@ -177,16 +178,16 @@ class SignsOfLife:
     def __init__(self, folder: Path) -> None:
         self.folder = folder / "workers"
         self._begin = time.monotonic()
-        # What was there before may be of workers that are long dead.
-        self._seen = {name: (sign, self._begin) for name, sign in self._signs().items()}
+        # Files that were there before may be of dead workers.
+        self._seen = {name: (beat, self._begin) for name, beat in self._beats().items()}
         self._alive: set[str] = set()
 
     def silence(self) -> dict[str, float]:
-        """Returns seconds since the last sign of each worker seen alive."""
+        """Returns seconds since the last heartbeat of each worker."""
         now = time.monotonic()
-        for name, sign in self._signs().items():
-            if self._seen.get(name, (None,))[0] != sign:
-                self._seen[name] = (sign, now)
+        for name, beat in self._beats().items():
+            if self._seen.get(name, (None,))[0] != beat:
+                self._seen[name] = (beat, now)
                 self._alive.add(name)
         return {name: now - self._seen[name][1] for name in self._alive}
 
@@ -194,16 +195,16 @@ class SignsOfLife:
         """Returns seconds since the chief started."""
         return time.monotonic() - self._begin
 
-    def _signs(self) -> dict[str, int]:
+    def _beats(self) -> dict[str, int]:
         return {p.name: p.stat().st_mtime_ns for p in self.folder.glob("*")}
 
 
 @contextlib.contextmanager
 def connected(role: Role, folder: Path) -> Iterator[None]:
-    """Keeps a worker in touch with its chief while the body runs.
+    """Connects a worker with its chief while the body runs.
 
-    Gives signs of life, and interrupts the body in seconds if the chief no
-    longer answers, which KerasTuner's client notices after an hour.
+    Writes heartbeats, and interrupts the body within seconds if the chief no
+    longer answers. KerasTuner's client would notice after an hour.
 
     Raises:
         ConnectionError: If the chief does not answer.
@@ -213,28 +214,28 @@ def connected(role: Role, folder: Path) -> Iterator[None]:
     assert role.worker is not None
     lost = threading.Event()
     ended = threading.Event()
-    sign = folder / "workers" / role.worker
-    sign.parent.mkdir(exist_ok=True)
-    if not _answers(role, CHIEF_START):
-        raise ConnectionError(_no_chief(role, CHIEF_START))
+    heartbeat = folder / "workers" / role.worker
+    heartbeat.parent.mkdir(exist_ok=True)
+    if not _chief_answers(role, CHIEF_START_TIMEOUT):
+        raise ConnectionError(_no_chief(role, CHIEF_START_TIMEOUT))
 
     def watch() -> None:
         while not ended.wait(HEARTBEAT):
-            sign.write_text(str(os.getpid()))
-            if not _answers(role, CHIEF_PATIENCE) and not ended.is_set():
+            heartbeat.write_text(str(os.getpid()))
+            if not _chief_answers(role, CHIEF_TIMEOUT) and not ended.is_set():
                 lost.set()
                 _thread.interrupt_main()
                 return
 
     thread = threading.Thread(target=watch, daemon=True)
-    sign.write_text(str(os.getpid()))
+    heartbeat.write_text(str(os.getpid()))
     thread.start()
     names = ("TUNER_ID", role.worker), ("ORACLE_IP", role.host)
     wanted = {f"KERASTUNER_{name}": value for name, value in names}
     wanted["KERASTUNER_ORACLE_PORT"] = str(role.port)
     before = {name: os.environ.get(name) for name in wanted}
     os.environ.update(wanted)
-    # A script's background jobs ignore it, and with it `interrupt_main`.
+    # Background jobs of a script ignore SIGINT, and so `interrupt_main`.
     ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     if ignored:
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -242,7 +243,7 @@ def connected(role: Role, folder: Path) -> Iterator[None]:
         yield
     except (KeyboardInterrupt, grpc.RpcError) as error:
         if lost.is_set() or isinstance(error, grpc.RpcError):
-            raise ConnectionError(_no_chief(role, CHIEF_PATIENCE)) from None
+            raise ConnectionError(_no_chief(role, CHIEF_TIMEOUT)) from None
         raise
     finally:
         ended.set()
@@ -255,12 +256,12 @@ def connected(role: Role, folder: Path) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _answers(role: Role, patience: float) -> bool:
-    """Whether the chief takes a connection within `patience` seconds."""
-    end = time.monotonic() + patience
+def _chief_answers(role: Role, timeout: float) -> bool:
+    """Whether the chief accepts a connection within `timeout` seconds."""
+    end = time.monotonic() + timeout
     while True:
         try:
-            socket.create_connection((role.host, role.port), timeout=patience).close()
+            socket.create_connection((role.host, role.port), timeout=timeout).close()
             return True
         except OSError:
             if time.monotonic() > end:
@@ -268,9 +269,9 @@ def _answers(role: Role, patience: float) -> bool:
             time.sleep(HEARTBEAT / 2)
 
 
-def _no_chief(role: Role, patience: float) -> str:
+def _no_chief(role: Role, timeout: float) -> str:
     return (
-        f"The chief at {role.address} has not answered for {patience:.0f} s. If its "
+        f"The chief at {role.address} has not answered for {timeout:.0f} s. If its "
         "search is not finished, start it again with the same command, then this "
-        "worker: the trial goes on at its last checkpoint."
+        "worker: the trial resumes from its last checkpoint."
     )

@@ -10,18 +10,19 @@ import numpy as np
 import numpy.typing as npt
 
 from keras_tinyalex import recipes
+from keras_tinyalex.aliases import PathLike, Tensor
 from keras_tinyalex.building import build_model, compile_model, initialize
-from keras_tinyalex.datasets.tiny_imagenet import LabelledArrays
+from keras_tinyalex.datasets.batches import LabelledArrays
+from keras_tinyalex.fitting import fit, make_batches
 from keras_tinyalex.recipes import Recipe
-from keras_tinyalex.training import fit, make_batches
 from keras_tinyalex.tuning import spaces
 
-# Training images of 20 classes of Tiny ImageNet, less the held-out tenth.
+# Training images of 20 classes of Tiny ImageNet without the held-out tenth.
 DEFAULT_TRAIN_IMAGES = 9000
 
 
 class HyperAlexNetMini(keras_tuner.HyperModel):  # type: ignore[misc]
-    """An AlexNetMini hypermodel, after those of `keras_tuner.applications`.
+    """An AlexNetMini hypermodel, like those of `keras_tuner.applications`.
 
     `build` makes and compiles a model, `fit` trains it; both follow the
     `Recipe` that the hyperparameters stand for, which `recipe` returns. The
@@ -36,10 +37,10 @@ class HyperAlexNetMini(keras_tuner.HyperModel):  # type: ignore[misc]
         num_classes: Positive integer, number of classes. Defaults to 20.
         input_tensor: Optional Keras tensor to use as the image input.
         include_top: Whether the model has its dense layers and classifier.
-            `False` returns the body with global average pooling, not
-            compiled, as a part of a model of your own.
+            With `False`, `build` returns the body with global average pooling,
+            not compiled, to use in a model of your own.
         augmentation_model: Optional `keras.Model` or
-            `keras_tuner.HyperModel` that images go through first.
+            `keras_tuner.HyperModel` that is applied to the images first.
         space: `"architecture"`, `"optimizer"`, `"augmentation"` or `"all"`.
         recipe: Name, file or `Recipe` with the value of what the space does
             not have.
@@ -60,18 +61,18 @@ class HyperAlexNetMini(keras_tuner.HyperModel):  # type: ignore[misc]
         self,
         input_shape: tuple[int | None, ...] | None = None,
         num_classes: int = 20,
-        input_tensor: Any = None,
+        input_tensor: Tensor | None = None,
         include_top: bool = True,
-        augmentation_model: Any = None,
+        augmentation_model: keras.Model | keras_tuner.HyperModel | None = None,
         space: str = "all",
-        recipe: str | Recipe = "baseline",
+        recipe: PathLike | Recipe = "baseline",
         seed: int = 0,
         **kwargs: Any,
     ) -> None:
         kinds = (keras_tuner.HyperModel, keras.Model, type(None))
         if not isinstance(augmentation_model, kinds):
             raise ValueError(
-                "Argument `augmentation_model` must be a `keras.Model`, a "
+                "`augmentation_model` must be a `keras.Model`, a "
                 "`keras_tuner.HyperModel` or None. "
                 f"Received: augmentation_model={augmentation_model!r}"
             )
@@ -87,17 +88,17 @@ class HyperAlexNetMini(keras_tuner.HyperModel):  # type: ignore[misc]
         self.train_images = DEFAULT_TRAIN_IMAGES
         super().__init__(**kwargs)
 
-    def declare_hyperparameters(self, hp: Any) -> None:
-        """Declares the space, its conditional parts too."""
+    def declare_hyperparameters(self, hp: keras_tuner.HyperParameters) -> None:
+        """Declares the space with its conditional parts."""
         spaces.declare(hp, self.space)
 
-    def recipe(self, hp: Any) -> Recipe:
-        """Returns the `Recipe` that hyperparameters stand for."""
+    def recipe(self, hp: keras_tuner.HyperParameters) -> Recipe:
+        """Returns the `Recipe` of hyperparameters."""
         spaces.declare(hp, self.space)
         active = {n: v for n, v in hp.values.items() if hp.is_active(n)}
         return spaces.to_recipe(active, self.base)
 
-    def build(self, hp: Any) -> Any:
+    def build(self, hp: keras_tuner.HyperParameters) -> keras.Model:
         """Returns the compiled model of hyperparameters.
 
         Args:
@@ -117,7 +118,7 @@ class HyperAlexNetMini(keras_tuner.HyperModel):  # type: ignore[misc]
         self._compile(model, hp)
         return model
 
-    def _augmented_input(self, hp: Any) -> Any:
+    def _augmented_input(self, hp: keras_tuner.HyperParameters) -> Tensor:
         x = self.input_tensor
         if x is None:
             x = keras.Input(self.input_shape or (64, 64, 3), name="image")
@@ -126,20 +127,20 @@ class HyperAlexNetMini(keras_tuner.HyperModel):  # type: ignore[misc]
             augmentation_model = augmentation_model.build(hp)
         return x if augmentation_model is None else augmentation_model(x)
 
-    def _compile(self, model: Any, hp: Any) -> None:
-        """Compiles a model; override it to compile in another way."""
+    def _compile(self, model: keras.Model, hp: keras_tuner.HyperParameters) -> None:
+        """Compiles a model. Override it for another loss or optimizer."""
         compile_model(model, self.recipe(hp), self.train_images)
 
     def fit(
         self,
-        hp: Any,
-        model: Any,
+        hp: keras_tuner.HyperParameters,
+        model: keras.Model,
         x: npt.ArrayLike,
         y: npt.ArrayLike,
         validation_data: tuple[npt.ArrayLike, npt.ArrayLike],
         epochs: int | None = None,
         **kwargs: Any,
-    ) -> Any:
+    ) -> keras.callbacks.History:
         """Trains a model with the batches of the hyperparameters' recipe.
 
         Args:
@@ -148,8 +149,8 @@ class HyperAlexNetMini(keras_tuner.HyperModel):  # type: ignore[misc]
             x: uint8 images `(N, H, W, 3)`, 0 to 255.
             y: Integer labels `(N,)`.
             validation_data: Images and labels to validate on, as `x` and `y`.
-            epochs: Epoch to stop behind. Defaults to the recipe's epochs, over
-                which a schedule runs in any case.
+            epochs: Epoch to stop after. Defaults to the recipe's epochs, which
+                are the length of its schedule in any case.
             **kwargs: Other arguments of `keras.Model.fit`, such as
                 `callbacks`, `initial_epoch` and `verbose`.
 
@@ -175,7 +176,7 @@ def _labelled(x: npt.ArrayLike, y: npt.ArrayLike, num_classes: int) -> LabelledA
     images, labels = np.asarray(x), np.asarray(y)
     if images.ndim != 4 or labels.shape != images.shape[:1]:
         raise ValueError(
-            "Arguments `x` and `y` must be images (N, H, W, 3) and integer labels "
+            "`x` and `y` must be images (N, H, W, 3) and integer labels "
             f"(N,). Received: x of shape {images.shape}, y of shape {labels.shape}"
         )
     names = tuple(str(label) for label in range(num_classes))

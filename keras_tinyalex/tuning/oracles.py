@@ -1,15 +1,14 @@
-"""KerasTuner's oracles, made to survive.
+"""KerasTuner's oracles with durable state.
 
-KerasTuner spreads its state over `oracle.json` and one `trial.json` a trial and
-writes them in place, so a kill can truncate one or leave them at odds. Here the
-whole state is one file, written aside and renamed, and a copy of it stays.
+KerasTuner spreads its state over `oracle.json` and a `trial.json` for each trial, and
+writes them in place: a kill can truncate one, or leave them inconsistent. Here the
+whole state is one file, written atomically, with a copy beside it.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import os
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,22 +18,26 @@ import keras_tuner
 import numpy as np
 from keras_tuner.engine.trial import Trial
 
-OBJECTIVE = keras_tuner.Objective("val_accuracy", "max")
+from keras_tinyalex.arguments import check_choice, check_integer
+from keras_tinyalex.files import write_json
+from keras_tinyalex.tuning.results import OBJECTIVE
+
+TUNERS = ("random", "hyperband", "bayesian")
 STATE_FILE, SNAPSHOT_FILE = "oracle.json", "oracle.snapshot.json"
 DEFAULT_TRIALS = 30
-# So many failures in a row are no bad luck.
-MOST_FAILURES = 3
-# Hyperband's: each round keeps a third and trains it three times as long.
+# So many failures in a row stop the search.
+MAX_FAILURES = 3
+# Hyperband: each round keeps a third and trains it three times as long.
 FACTOR = 3
 
 
-class _Surviving(keras_tuner.Oracle):  # type: ignore[misc]
+class DurableOracle(keras_tuner.Oracle):  # type: ignore[misc]
     """What the three oracles below have in common."""
 
     ongoing_trials: dict[str, Any]
-    # Called with no argument behind each trial that ended.
+    # Called without arguments after each trial that ended.
     on_end: Callable[[], None] = staticmethod(lambda: None)
-    # Why no more trials are handed out, once too many have failed in a row.
+    # The last error, once so many trials have failed in a row that no more start.
     failure: str | None = None
     _failed_in_a_row = 0
 
@@ -42,7 +45,7 @@ class _Surviving(keras_tuner.Oracle):  # type: ignore[misc]
         if self.trials:
             values: dict[str, Any] | None = super()._random_values()
             return values
-        # The first trial is the baseline: what the others have to beat.
+        # The first trial is the baseline, which the others have to beat.
         defaults = keras_tuner.HyperParameters()
         defaults.merge(self.hyperparameters.space)
         return {
@@ -54,38 +57,38 @@ class _Surviving(keras_tuner.Oracle):  # type: ignore[misc]
     @keras_tuner.synchronized  # type: ignore[untyped-decorator]
     def update_trial(
         self, trial_id: str, metrics: Mapping[str, float], step: int = 0
-    ) -> Any:
+    ) -> Trial:
         if trial_id in self.end_order:
             return self.trials[trial_id]
         return super().update_trial(trial_id, metrics, step)
 
     @keras_tuner.synchronized  # type: ignore[untyped-decorator]
-    def end_trial(self, trial: Any) -> None:
+    def end_trial(self, trial: Trial) -> None:
         if trial.trial_id in self.end_order:
-            return  # a worker given up for dead reports what another one did
+            return  # a worker that was taken for dead, after another did its trial
         if trial.trial_id in self._retry_queue:
             self._retry_queue.remove(trial.trial_id)
-        # The worker's copy went through single precision.
+        # The worker's copy was sent in single precision.
         trial.hyperparameters = self.trials[trial.trial_id].hyperparameters
         super().end_trial(trial)
         self.on_end()
         failed = self.trials[trial.trial_id].status == "FAILED"
         self._failed_in_a_row = self._failed_in_a_row + 1 if failed else 0
-        if self._failed_in_a_row == MOST_FAILURES:
+        if self._failed_in_a_row == MAX_FAILURES:
             message = self.trials[trial.trial_id].message
-            # The message of a worker's error does not travel.
+            # KerasTuner does not send the message of a worker's error.
             self.failure = message or "see the output of its worker"
 
     @keras_tuner.synchronized  # type: ignore[untyped-decorator]
-    def create_trial(self, tuner_id: str) -> Any:
+    def create_trial(self, tuner_id: str) -> Trial:
         if self.failure is None:
             return super().create_trial(tuner_id)
         self.tuner_ids.discard(tuner_id)
         return Trial(self.get_space(), "", "STOPPED")
 
     @keras_tuner.synchronized  # type: ignore[untyped-decorator]
-    def give_up(self, tuner_id: str) -> str | None:
-        """Takes the trial of a dead worker back; returns its id."""
+    def requeue_trial(self, tuner_id: str) -> str | None:
+        """Queues the trial of a dead worker again; returns its id."""
         self.tuner_ids.discard(tuner_id)
         trial = self.ongoing_trials.pop(tuner_id, None)
         if trial is None:
@@ -94,13 +97,13 @@ class _Surviving(keras_tuner.Oracle):  # type: ignore[misc]
         self.save()
         return str(trial.trial_id)
 
-    def may_go_on(self) -> set[str]:
-        """Returns the trials that a later one can still choose to go on with."""
+    def resumable_trials(self) -> set[str]:
+        """Returns the trials whose training a later trial may continue."""
         return set()
 
     def get_state(self) -> dict[str, Any]:
         state: dict[str, Any] = super().get_state()
-        # KerasTuner saves before it takes a trial that ended off this list.
+        # KerasTuner saves before it removes an ended trial from this list.
         state["ongoing_trials"] = {
             tuner_id: trial_id
             for tuner_id, trial_id in state["ongoing_trials"].items()
@@ -112,20 +115,14 @@ class _Surviving(keras_tuner.Oracle):  # type: ignore[misc]
     def set_state(self, state: dict[str, Any]) -> None:
         self.trials = {n: Trial.from_state(t) for n, t in state["trials"].items()}
         super().set_state(state)
-        # Whoever ran them is gone.
+        # The process that ran them is gone.
         self._retry_queue.extend(t.trial_id for t in self.ongoing_trials.values())
         self.ongoing_trials = {}
 
     def save(self) -> None:
-        text = json.dumps(self.get_state())
+        state = self.get_state()
         for name in (STATE_FILE, SNAPSHOT_FILE):
-            path = Path(self._project_dir, name)
-            aside = path.with_name(name + ".part")
-            with aside.open("w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(aside, path)
+            write_json(Path(self._project_dir, name), state, sync=True, indent=None)
 
     def reload(self) -> None:
         problems = []
@@ -138,35 +135,36 @@ class _Surviving(keras_tuner.Oracle):  # type: ignore[misc]
             except (OSError, ValueError, KeyError, TypeError) as error:
                 problems.append(f"{path}: {error}")
         raise ValueError(
-            "The state of the search and its copy are both damaged; restore one of "
-            f"them, or start again in another `output`. {'; '.join(problems)}"
+            "The state of the search and its copy are both damaged. Restore one of "
+            f"them, or choose another `output`. {'; '.join(problems)}"
         )
 
 
-class RandomOracle(_Surviving, keras_tuner.oracles.RandomSearchOracle):  # type: ignore[misc]
+class RandomOracle(DurableOracle, keras_tuner.oracles.RandomSearchOracle):  # type: ignore[misc]
     """Random search."""
 
 
-class BayesianOracle(_Surviving, keras_tuner.oracles.BayesianOptimizationOracle):  # type: ignore[misc]
-    """Bayesian optimization that goes on as if it had not been stopped."""
+class BayesianOracle(DurableOracle, keras_tuner.oracles.BayesianOptimizationOracle):  # type: ignore[misc]
+    """Bayesian optimization, whose next trials do not depend on being resumed."""
 
-    def populate_space(self, trial_id: str) -> Any:
-        # KerasTuner's generator is not a part of its state.
+    def populate_space(self, trial_id: str) -> dict[str, Any]:
+        # KerasTuner does not save its generator.
         self._random_state = np.random.RandomState([self.seed, len(self.trials)])
-        return super().populate_space(trial_id)
+        values: dict[str, Any] = super().populate_space(trial_id)
+        return values
 
 
-class HyperbandOracle(_Surviving, keras_tuner.oracles.HyperbandOracle):  # type: ignore[misc]
+class HyperbandOracle(DurableOracle, keras_tuner.oracles.HyperbandOracle):  # type: ignore[misc]
     """Hyperband."""
 
-    def trials_of_a_pass(self) -> int:
-        """Returns how many trials all brackets have together."""
+    def trials_per_iteration(self) -> int:
+        """Returns the number of trials in all brackets together."""
         brackets = range(self._get_num_brackets())
         return sum(self._get_size(b, r) for b in brackets for r in range(b + 1))
 
-    def may_go_on(self) -> set[str]:
-        """Returns the trials that a later round can still choose."""
-        chosen = set()
+    def resumable_trials(self) -> set[str]:
+        """Returns the trials that a later round may still promote."""
+        promotable = set()
         for bracket in self._brackets:
             rounds = bracket["rounds"]
             for number, infos in enumerate(rounds[:-1]):
@@ -174,9 +172,9 @@ class HyperbandOracle(_Surviving, keras_tuner.oracles.HyperbandOracle):  # type:
                 ended = [t for t in ended if t.status == "COMPLETED"]
                 ended.sort(key=lambda trial: trial.score, reverse=True)
                 size = self._get_size(bracket["bracket_num"], number + 1)
-                gone_on = {i["past_id"] for i in rounds[number + 1]}
-                chosen |= {t.trial_id for t in ended[:size]} - gone_on
-        return chosen
+                promoted = {i["past_id"] for i in rounds[number + 1]}
+                promotable |= {t.trial_id for t in ended[:size]} - promoted
+        return promotable
 
 
 Oracle = RandomOracle | BayesianOracle | HyperbandOracle
@@ -188,43 +186,39 @@ def make_oracle(tuner: str, seed: int, max_trials: int | None, epochs: int) -> O
     Args:
         tuner: `"random"`, `"hyperband"` or `"bayesian"`.
         seed: Seed >= 0.
-        max_trials: Number of trials; `None` for 30, or one pass of Hyperband.
-        epochs: Epochs of a whole training.
+        max_trials: Number of trials; `None` for 30, or one iteration of
+            Hyperband.
+        epochs: Epochs of a full training.
 
     Raises:
         ImportError: If `"bayesian"` lacks scikit-learn.
         ValueError: If an argument is out of its range.
     """
-    count = 1 if max_trials is None else max_trials
-    if not isinstance(count, int) or isinstance(count, bool) or count < 1:
-        raise ValueError(
-            "`max_trials` must be a positive integer or None. "
-            f"Received: max_trials={max_trials!r}"
-        )
-    # KerasTuner takes 0 for "no seed", and neighbouring seeds draw alike.
+    check_choice("tuner", tuner, TUNERS)
+    if max_trials is not None:
+        max_trials = check_integer("max_trials", max_trials)
+    # KerasTuner takes 0 for "no seed", and close seeds give similar draws.
     drawn = np.random.SeedSequence(seed).generate_state(1)[0]
-    options: dict[str, Any] = {"objective": OBJECTIVE, "seed": 1 + int(drawn >> 1)}
-    # KerasTuner's own check raises while it holds a lock that nobody gives back.
-    options["max_consecutive_failed_trials"] = sys.maxsize
+    options: dict[str, Any] = {
+        "objective": keras_tuner.Objective(OBJECTIVE, "max"),
+        "seed": 1 + int(drawn >> 1),
+        # KerasTuner's own check raises while it holds a lock, which stays locked.
+        "max_consecutive_failed_trials": sys.maxsize,
+    }
     oracle: Oracle
     if tuner == "random":
         oracle = RandomOracle(max_trials=max_trials or DEFAULT_TRIALS, **options)
     elif tuner == "bayesian":
         require_scikit_learn("`tuner` 'bayesian'")
         max_trials = max_trials or DEFAULT_TRIALS
-        # KerasTuner would draw three for each hyperparameter: more than all trials.
+        # KerasTuner's default, three for each hyperparameter, is more than all trials.
         options["num_initial_points"] = max(3, max_trials // 3)
         oracle = BayesianOracle(max_trials=max_trials, **options)
-    elif tuner == "hyperband":
-        oracle = HyperbandOracle(max_epochs=epochs, factor=FACTOR, **options)
-        one_pass = oracle.trials_of_a_pass()
-        oracle.max_trials = max_trials or one_pass
-        oracle.hyperband_iterations = math.ceil(oracle.max_trials / one_pass)
     else:
-        raise ValueError(
-            "`tuner` must be 'random', 'hyperband' or 'bayesian'. "
-            f"Received: tuner={tuner!r}"
-        )
+        oracle = HyperbandOracle(max_epochs=epochs, factor=FACTOR, **options)
+        iteration = oracle.trials_per_iteration()
+        oracle.max_trials = max_trials or iteration
+        oracle.hyperband_iterations = math.ceil(oracle.max_trials / iteration)
     oracle.verbose = 0
     return oracle
 

@@ -1,42 +1,48 @@
-"""Figures of a search: returned, never shown."""
+"""Figures of a hyperparameter search, and the importance of hyperparameters."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from keras_tinyalex.aliases import PathLike
 from keras_tinyalex.tuning import results, spaces
 from keras_tinyalex.tuning.oracles import require_scikit_learn
 from keras_tinyalex.tuning.results import Search
+from keras_tinyalex.visualization.style import (
+    DPI,
+    PRIMARY_COLOR,
+    SECONDARY_COLOR,
+    set_panel_title,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-DPI = 150
-DOT_COLOR, BEST_COLOR = "#8b95a1", "#0b63b0"
-# Fewer trials than this say nothing about a dozen hyperparameters.
-LEAST_TRIALS_FOR_IMPORTANCE = 8
+# Importance needs at least this many trials to be meaningful.
+MIN_TRIALS_FOR_IMPORTANCE = 8
 
 
-def plot_search(search: Search | str | os.PathLike[str]) -> Figure:
-    """Draws a search: its course, its trials, and what mattered.
+def plot_search(search: Search | PathLike) -> Figure:
+    """Draws the trials of a search and the importance of its hyperparameters.
 
-    From top to bottom: the accuracy of each trial and the best so far;
-    parallel coordinates, a line for each trial through the hyperparameters
-    that vary, dark where it is accurate; and the importance of the hyperparameters (see
-    `importance`), where scikit-learn is installed and there are at least 8
-    completed trials.
+    The axes are, from top to bottom:
+
+    * the accuracy of each trial, and the best so far;
+    * parallel coordinates: one line per trial through the hyperparameters that
+      vary, darker for a higher accuracy;
+    * the importance of the hyperparameters (see `importance`), if scikit-learn
+      is installed and at least 8 trials have completed.
 
     Args:
         search: A `Search`, or the folder of one.
 
     Returns:
-        A `matplotlib.figure.Figure` with an axes for each.
+        A `matplotlib.figure.Figure` with one to three axes.
 
     Raises:
         ValueError: If no trial has completed.
@@ -47,7 +53,7 @@ def plot_search(search: Search | str | os.PathLike[str]) -> Figure:
         ...      "val_accuracy": 0.1 * i, "batch_size": 16 * i} for i in (1, 2)]
         >>> figure = plot_search(Search("found", rows, None))
         >>> figure.axes[0].get_title(loc="left")
-        'Trials in the order of their start'
+        'Trials in start order'
     """
     from matplotlib.figure import Figure
 
@@ -68,7 +74,7 @@ def plot_search(search: Search | str | os.PathLike[str]) -> Figure:
     width = max(8.0, 1.25 * len(names))
     figure = Figure((width, sum(heights)), DPI, layout="constrained")
     axes = figure.subplots(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
-    _draw_course(axes[0], completed)
+    _draw_trials(axes[0], completed)
     if names:
         _draw_parallel(axes[1], completed, names)
     if scores:
@@ -77,24 +83,24 @@ def plot_search(search: Search | str | os.PathLike[str]) -> Figure:
 
 
 def varied(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """Returns the hyperparameters that differ between trials, in order."""
-    fields = dict.fromkeys(knob.field for knob in spaces.SPACES["all"])
+    """Returns the hyperparameters that differ between trials, in search order."""
+    fields = dict.fromkeys(parameter.field for parameter in spaces.SPACES["all"])
     return [f for f in fields if len({row.get(f, "-") for row in rows}) > 1]
 
 
 def importance(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """Returns how much each hyperparameter mattered to the accuracy.
+    """Returns how much each hyperparameter affects the accuracy.
 
-    A random forest learns the accuracy from the hyperparameters and the
-    number of epochs; the importance is how much its R² falls when one of them
-    is shuffled (scikit-learn's permutation importance, 10 repeats). With few
-    trials it is a hint, not a proof.
+    A random forest is fitted to the accuracy, with the hyperparameters and the
+    number of epochs as inputs. The importance of an input is the decrease of
+    the forest's R² when the input is shuffled: scikit-learn's permutation
+    importance with 10 repeats. With few trials, it is only a hint.
 
     Args:
-        rows: Completed trials, as `Search.ranking`.
+        rows: Completed trials, as in `Search.ranking`.
 
     Returns:
-        The mean fall by name, the greatest first.
+        The mean decrease of R² by name, the largest first.
 
     Raises:
         ImportError: If scikit-learn is not installed.
@@ -110,8 +116,8 @@ def importance(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
     found = permutation_importance(
         forest, inputs, outputs, n_repeats=10, random_state=0
     )
-    falls = zip(names, found.importances_mean.tolist(), strict=True)
-    return dict(sorted(falls, key=lambda item: -item[1]))
+    decreases = zip(names, found.importances_mean.tolist(), strict=True)
+    return dict(sorted(decreases, key=lambda item: -item[1]))
 
 
 def _can_rank(rows: Sequence[dict[str, Any]]) -> bool:
@@ -119,35 +125,39 @@ def _can_rank(rows: Sequence[dict[str, Any]]) -> bool:
         require_scikit_learn("`importance`")
     except ImportError:
         return False
-    return len(rows) >= LEAST_TRIALS_FOR_IMPORTANCE and bool(varied(rows))
+    return len(rows) >= MIN_TRIALS_FOR_IMPORTANCE and bool(varied(rows))
 
 
 def _positions(
     rows: Sequence[dict[str, Any]], name: str
 ) -> tuple[npt.NDArray[np.float64], list[tuple[float, str]]]:
-    """Places of the trials' values on an axis 0..1, and its ticks.
+    """Returns positions of the trials' values on an axis 0..1, and its ticks.
 
-    Ranges sampled by their logarithm keep it; choices are evenly spaced in the
-    order of the space; a trial without the value lies below, at -0.1.
+    Ranges have a logarithmic scale, as they are sampled. Choices are evenly
+    spaced in the order of the space. A trial without the value is at -0.1.
     """
     values = [row.get(name, _ABSENT) for row in rows]
-    knobs = [knob for knob in spaces.SPACES["all"] if knob.field == name]
+    parameters = [p for p in spaces.SPACES["all"] if p.field == name]
     present = [value for value in values if value is not _ABSENT]
-    if knobs and not knobs[0].choices:
+    if parameters and not parameters[0].choices:
         low, high = np.log10(min(present)), np.log10(max(present))
         span = (high - low) or 1.0
-        places = {v: float((np.log10(v) - low) / span) for v in present}
+        positions = {v: float((np.log10(v) - low) / span) for v in present}
         ticks = [(0.0, f"{min(present):.2g}"), (1.0, f"{max(present):.2g}")]
     else:
-        order = [None if c == spaces.NONE else c for k in knobs for c in k.choices]
+        order = [
+            None if choice == spaces.NONE else choice
+            for parameter in parameters
+            for choice in parameter.choices
+        ]
         others = sorted({v for v in present if v not in order})
         choices = [v for v in order if v in present] + others
         last = max(1, len(choices) - 1)
-        places = {value: index / last for index, value in enumerate(choices)}
-        ticks = [(place, _text(value)) for value, place in places.items()]
+        positions = {value: index / last for index, value in enumerate(choices)}
+        ticks = [(position, _text(value)) for value, position in positions.items()]
     if len(present) < len(values):
         ticks.append((-0.1, "unused"))
-    return np.array([places.get(v, -0.1) for v in values]), ticks
+    return np.array([positions.get(v, -0.1) for v in values]), ticks
 
 
 _ABSENT = object()
@@ -157,31 +167,27 @@ def _text(value: Any) -> str:
     return spaces.NONE if value is None else f"{value}"
 
 
-def _draw_course(axes: Axes, rows: Sequence[dict[str, Any]]) -> None:
+def _draw_trials(axes: Axes, rows: Sequence[dict[str, Any]]) -> None:
     from matplotlib.ticker import MaxNLocator
 
     scores = np.array([row[results.OBJECTIVE] for row in rows])
     number = np.arange(1, len(rows) + 1)
     epochs = np.array([row["epochs"] for row in rows])
     sizes = 12 + 40 * epochs / epochs.max()
-    axes.scatter(number, scores, sizes, DOT_COLOR, label="trial (larger: more epochs)")
+    label = "trial (larger: more epochs)"
+    axes.scatter(number, scores, sizes, SECONDARY_COLOR, label=label)
     best = np.maximum.accumulate(scores)
-    axes.step(number, best, where="post", color=BEST_COLOR, label="best so far")
+    axes.step(number, best, where="post", color=PRIMARY_COLOR, label="best so far")
     axes.set_ylabel("held-out accuracy")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(
-        loc="lower right",  # above the axes, where it covers no trial
+        loc="lower right",  # above the axes, where it hides no trial
         bbox_to_anchor=(1, 1),
         ncols=2,
         frameon=False,
         fontsize=8,
     )
-    _title(axes, "Trials in the order of their start")
-
-
-def _title(axes: Axes, text: str) -> None:
-    axes.set_title(text, loc="left", size=11, weight="bold")
-    axes.spines[["top", "right"]].set_visible(False)
+    set_panel_title(axes, "Trials in start order")
 
 
 def _draw_parallel(
@@ -192,23 +198,24 @@ def _draw_parallel(
     scores = np.array([row[results.OBJECTIVE] for row in rows])
     shade = (scores - scores.min()) / (np.ptp(scores) or 1.0)
     columns = [_positions(rows, name) for name in names]
-    lines = np.array([places for places, _ in columns]).T
+    lines = np.array([positions for positions, _ in columns]).T
     for index in np.argsort(scores):  # the best on top
         best = index == np.argmax(scores)
-        color = BEST_COLOR if best else colormaps["Greys"](0.15 + 0.6 * shade[index])
+        gray = colormaps["Greys"](0.15 + 0.6 * shade[index])
+        color = PRIMARY_COLOR if best else gray
         axes.plot(lines[index], color=color, linewidth=2.2 if best else 1.0)
     for column, (_, ticks) in enumerate(columns):
         axes.axvline(column, color="black", linewidth=0.5)
-        for place, text in ticks:
-            label = axes.text(column + 0.04, place, text, fontsize=7, va="center")
+        for position, text in ticks:
+            label = axes.text(column + 0.04, position, text, fontsize=7, va="center")
             label.set_bbox({"color": "white", "alpha": 0.8, "pad": 1, "linewidth": 0})
     axes.set_xticks(range(len(names)), names, rotation=30, ha="right", fontsize=8)
     axes.set_yticks([])
-    _title(axes, "Hyperparameters (dark: accurate; blue: the best)")
+    set_panel_title(axes, "Hyperparameters (darker: higher accuracy; blue: best trial)")
 
 
 def _draw_importance(axes: Axes, scores: dict[str, float]) -> None:
     names = list(scores)[::-1]
-    axes.barh(names, [scores[name] for name in names], color=BEST_COLOR)
+    axes.barh(names, [scores[name] for name in names], color=PRIMARY_COLOR)
     axes.tick_params(axis="y", labelsize=8)
-    _title(axes, "Importance: fall of a random forest's R² when shuffled")
+    set_panel_title(axes, "Importance: decrease of a random forest's R² when shuffled")

@@ -1,17 +1,19 @@
-"""What a search leaves behind: the table, the best recipe, the checkpoints."""
+"""The results of a search: the table, the best recipe, the checkpoints to keep."""
 
 from __future__ import annotations
 
 import csv
 import dataclasses
+import io
 import json
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from keras_tinyalex import recipes
+from keras_tinyalex.aliases import PathLike
+from keras_tinyalex.files import atomic_write
 from keras_tinyalex.recipes import Recipe
 from keras_tinyalex.tuning import spaces
 
@@ -34,10 +36,10 @@ class Search:
         trials: A dict for each trial in the order of their start, as in
             `results.csv`: `trial` (its name), `status` (`"completed"`,
             `"diverged"`, `"failed"`, `"running"`, or `"lost"` if its
-            `result.json` is), `val_accuracy` and the other metrics behind the
-            last epoch, `epochs`, `seconds`, `seed`,
-            `from_trial` (the trial whose training it went on with, or `None`)
-            and the hyperparameters. What a trial does not have is left out.
+            `result.json` is), `val_accuracy` and the other metrics after the
+            last epoch, `epochs`, `seconds`, `seed`, `from_trial` (the trial
+            whose training it continued, or `None`) and the hyperparameters.
+            What a trial does not have is left out.
         best: The recipe of the best trial, or `None` if none has completed.
     """
 
@@ -47,7 +49,7 @@ class Search:
 
     @property
     def ranking(self) -> list[dict[str, Any]]:
-        """The completed trials, the best one first."""
+        """The completed trials, the best first."""
         return ranking(self.trials)
 
 
@@ -97,18 +99,17 @@ def read_result(folder: Path) -> dict[str, Any] | None:
 
 
 def write_table(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Writes the rows as CSV, aside, and moves the file into place."""
+    """Writes the rows as CSV."""
     names = dict.fromkeys(_FIRST)
     for row in rows:
         names.update(dict.fromkeys(row))
-    aside = path.with_name(path.name + ".part")
-    with aside.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, names, restval="")
-        writer.writeheader()
-        for row in rows:
-            none_named = {k: spaces.NONE if v is None else v for k, v in row.items()}
-            writer.writerow(none_named)
-    os.replace(aside, path)
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, names, restval="")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({k: spaces.NONE if v is None else v for k, v in row.items()})
+    with atomic_write(path) as file:
+        file.write(text.getvalue().encode())
 
 
 def read_table(path: Path) -> list[dict[str, Any]]:
@@ -158,14 +159,14 @@ def trial_recipe(folder: Path, row: dict[str, Any]) -> Recipe:
 
 
 def prune(oracle: Oracle, folder: Path, keep: int) -> None:
-    """Removes the checkpoints that nobody needs any more.
+    """Removes checkpoints that are not needed.
 
-    Those of the best `keep` trials stay, and of those that are running or that
-    Hyperband may yet go on with; of each trial that ended, the newest alone.
+    Kept are those of the best `keep` trials, of running trials, and of trials that
+    Hyperband may continue; of an ended trial only the newest.
     """
     ended = set(oracle.end_order)
     best = {trial.trial_id for trial in oracle.get_best_trials(keep)} & ended
-    wanted = best | oracle.may_go_on()
+    wanted = best | oracle.resumable_trials()
     for trial_id in ended:
         checkpoints = trial_folder(folder, trial_id) / "checkpoints"
         if trial_id not in wanted:
@@ -174,7 +175,7 @@ def prune(oracle: Oracle, folder: Path, keep: int) -> None:
             old.unlink()
 
 
-def read_search(path: str | os.PathLike[str]) -> Search:
+def read_search(path: PathLike) -> Search:
     """Reads the folder of a search, finished or not.
 
     Args:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -13,46 +12,37 @@ from typing import Any
 
 import keras_tuner
 
-from keras_tinyalex import recipes
-from keras_tinyalex.datasets.classes import select_classes
-from keras_tinyalex.datasets.layout import open_source
-from keras_tinyalex.datasets.tiny_imagenet import Classes, LabelledArrays, read_split
-from keras_tinyalex.files import one_writer, write_json
+from keras_tinyalex import recipes, runs, visualization
+from keras_tinyalex.aliases import PathLike
+from keras_tinyalex.arguments import check_integer, check_number
+from keras_tinyalex.datasets.classes import Classes
+from keras_tinyalex.files import single_writer, write_json
 from keras_tinyalex.recipes import Recipe
-from keras_tinyalex.training import (
-    LOCK,
-    digest,
-    environment,
-    require_same,
-    train,
-    with_fingerprint,
-    write_figures,
-)
+from keras_tinyalex.training import Splits, load_splits, train
 from keras_tinyalex.tuning import distributed, results, spaces
 from keras_tinyalex.tuning.hypermodel import HyperAlexNetMini
-from keras_tinyalex.tuning.oracles import MOST_FAILURES, Oracle, make_oracle
+from keras_tinyalex.tuning.oracles import MAX_FAILURES, Oracle, make_oracle
 from keras_tinyalex.tuning.plots import plot_search
 from keras_tinyalex.tuning.results import Search
 from keras_tinyalex.tuning.trials import Tuner
 
-# The part of the training images that decides, always the same one.
+# The held-out part of the training images, on which trials are compared.
 HELD_OUT = 0.1
 DEFAULT_EPOCHS = 12
 DEFAULT_DEADLINE = 600.0
-CONFIG_FILE = "search.json"
 
 
 def search(
-    data: str | os.PathLike[str] = "sample",
+    data: PathLike = "sample",
     space: str = "all",
     tuner: str = "hyperband",
     *,
-    classes: Classes = 20,
-    recipe: str | os.PathLike[str] | Recipe = "baseline",
+    classes: Classes = None,
+    recipe: PathLike | Recipe = "baseline",
     epochs: int = DEFAULT_EPOCHS,
     max_trials: int | None = None,
     seed: int = 0,
-    output: str | os.PathLike[str] | None = None,
+    output: PathLike | None = None,
     keep: int = 3,
     progress: bool = True,
     chief: bool = False,
@@ -60,40 +50,43 @@ def search(
     oracle: str | None = None,
     deadline: float = DEFAULT_DEADLINE,
 ) -> Search:
-    """Searches hyperparameters of AlexNetMini into a folder.
+    """Searches hyperparameters of AlexNetMini and writes the folder of a search.
 
-    What decides is the accuracy on a tenth of the training images, held out
-    by class; the val images are never read. The first trial is the baseline.
+    Trials are compared by their accuracy on a tenth of the training images,
+    held out by class; the val images are never read. The first trial is the
+    baseline.
 
     The folder holds `search.json`, `environment.json`, `results.csv`,
     `best.json` (a recipe for `train`), `search.png`, `tensorboard/`, the state of
     KerasTuner and a folder for each trial. Called again with the same
-    arguments, a stopped search goes on and loses at most the last epoch of
-    the trial that ran; `max_trials` and `keep` may differ.
+    arguments, a stopped search resumes and repeats at most one epoch;
+    `max_trials` and `keep` may differ. The dtype `"auto"` of a recipe is decided
+    once for the search, and used by every trial and worker.
 
     Args:
         data: Source of images; see `datasets.tiny_imagenet.load_data`.
         space: `"architecture"`, `"optimizer"`, `"augmentation"` or `"all"`.
         tuner: `"random"`, `"hyperband"` or `"bayesian"` (needs scikit-learn).
-        classes: Which classes; see `datasets.tiny_imagenet.load_data`.
-        recipe: Name, file or `Recipe` with the value of what the space does
-            not have.
-        epochs: Epochs of a whole training. Hyperband stops most earlier.
-        max_trials: Number of trials. Default 30; for Hyperband, as many as
-            one pass of it has: 30 with 12 epochs.
-        seed: Seed >= 0. Same seed, same trials; on a CPU, same results too.
+        classes: Which classes, as in `train`. Defaults to `None`: the first 20
+            sorted class names, or all where there are fewer.
+        recipe: Name, file or `Recipe`, for what the space does not contain.
+        epochs: Epochs of a full training. Hyperband stops most trials earlier.
+        max_trials: Number of trials. Defaults to 30; for Hyperband, to one
+            iteration of it, which is 30 with 12 epochs.
+        seed: Seed >= 0. The same seed tries the same hyperparameters and, on a
+            CPU, gets the same results.
         output: Folder of the search. Default
             `runs/tune-<space>-<data>-seed<seed>` in the working directory.
         keep: How many of the best trials keep their checkpoints.
         progress: Whether to report progress on standard error.
-        chief: Whether to hand out the trials to workers instead of running
-            them. KerasTuner's environment variables have the same effect as
-            these three arguments.
+        chief: Whether to hand out trials to workers instead of running them.
+            KerasTuner's environment variables have the same effect as `chief`,
+            `worker` and `oracle`.
         worker: Name of this worker, which runs trials of a chief.
         oracle: `"HOST:PORT"` of the chief. Default `"127.0.0.1:9090"`, which
             only this machine can reach.
-        deadline: Seconds without a sign of life after which a chief gives a
-            worker's trial to another one and, without any worker, ends.
+        deadline: Seconds without a heartbeat after which a chief gives a
+            worker's trial to another worker and, without any worker, ends.
 
     Returns:
         A `Search`; for a worker, as far as the search has come.
@@ -115,60 +108,61 @@ def search(
         >>> [trial["status"] for trial in found.trials]
         ['completed']
     """
-    if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
-        raise ValueError(f"`seed` must be an integer >= 0. Received: seed={seed!r}")
-    if not isinstance(keep, int) or isinstance(keep, bool) or keep < 1:
-        raise ValueError(f"`keep` must be an integer >= 1. Received: keep={keep!r}")
-    if not deadline > 0:
-        raise ValueError(
-            f"`deadline` must be a positive number. Received: deadline={deadline!r}"
-        )
+    seed = check_integer("seed", seed, minimum=0)
+    keep = check_integer("keep", keep)
+    check_number("deadline", deadline, above=0)
     spaces.get(space)
     role = distributed.find_role(chief, worker, oracle)
     base = recipes.get(recipe).over(epochs)
-    made = make_oracle(tuner, seed, max_trials, epochs)
-    train_data, held_out = _load(data, classes, progress)
+    trial_oracle = make_oracle(tuner, seed, max_trials, epochs)
+    splits = load_splits(data, classes, HELD_OUT, progress)
+    config = _config(space, tuner, base, seed, data, splits)
     hypermodel = HyperAlexNetMini(
-        num_classes=len(train_data.class_names), space=space, recipe=base
+        num_classes=len(splits.train.class_names), space=space, recipe=base
     )
-    config = _config(space, tuner, base, seed, data, train_data, held_out)
     folder = Path(output) if output else _default_folder(space, data, seed)
 
     def make_tuner() -> Tuner:
-        return Tuner(made, hypermodel, folder, train_data, held_out, seed, progress)
+        data = splits.train, splits.val
+        return Tuner(trial_oracle, hypermodel, folder, *data, seed, progress)
 
     # KerasTuner prints; standard output is for results.
     with contextlib.redirect_stdout(sys.stderr):
         if role.worker is not None:
-            _work(role, folder, config, make_tuner)
+            _run_worker(role, folder, config, make_tuner)
             return results.read_search(folder)
-        _check_folder(folder)
-        with one_writer(folder / LOCK, "output", folder):
-            _open(folder, config)
-            running = make_tuner()
-            record = _recorder(made, folder, keep, progress)
-            made.on_end = record
+        runs.claim(folder, runs.SEARCH)
+        with runs.lock(folder):
+            runs.begin(folder, runs.SEARCH, config, base.dtype)
+            runs.resolve_dtype(base, folder, progress)
+            search_tuner = make_tuner()
+            record = _recorder(trial_oracle, folder, keep, progress)
+            trial_oracle.on_end = record
             record()
             if role.chief:
-                distributed.serve(made, role, folder, deadline, progress)
+                distributed.serve(trial_oracle, role, folder, deadline, progress)
             else:
-                running.search()
+                search_tuner.search()
             record()
-    if made.failure is not None:
-        raise RuntimeError(
-            f"{MOST_FAILURES} trials failed in a row, so the search stopped; the same "
-            f"command goes on behind them. The last one: "
-            f"{made.failure.strip().splitlines()[-1]}"
-        )
+    _raise_failure(trial_oracle)
     found = results.read_search(folder)
     if found.ranking:
-        write_figures(folder, {"search": plot_search(found)})
+        visualization.save_figures(folder, {"search": plot_search(found)})
     return found
 
 
+def _raise_failure(oracle: Oracle) -> None:
+    if oracle.failure is not None:
+        raise RuntimeError(
+            f"{MAX_FAILURES} trials failed in a row, so the search stopped. The same "
+            "command resumes after them. The last error: "
+            f"{oracle.failure.strip().splitlines()[-1]}"
+        )
+
+
 def retrain(
-    path: str | os.PathLike[str],
-    data: str | os.PathLike[str] | None = None,
+    path: PathLike,
+    data: PathLike | None = None,
     *,
     best: int = 1,
     seeds: Sequence[int] = (0, 1, 2),
@@ -178,8 +172,8 @@ def retrain(
     """Trains the best recipes of a search on all training images.
 
     Each gets a run folder, `retrained/<trial>-seed<seed>` in the folder of
-    the search, and is measured on the val images (see `train`), which took no
-    part in the search. A stopped call goes on when it is repeated.
+    the search, and is measured on the val images (see `train`), which the
+    search does not use. A stopped call resumes when it is repeated.
 
     Args:
         path: Folder of the search.
@@ -197,14 +191,15 @@ def retrain(
         ValueError: If an argument is out of its range.
     """
     folder = Path(path)
-    config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+    config_file = folder / runs.SEARCH.config_file
+    config = json.loads(config_file.read_text(encoding="utf-8"))
     found: dict[str, Recipe] = {}
     for row in results.read_search(folder).ranking:
         recipe = results.trial_recipe(folder, row)
-        # Hyperband tries the good ones again and again, for longer.
+        # Hyperband trains good recipes several times, each time for longer.
         content = {**recipe.as_dict(), "name": "", "description": ""}
         found.setdefault(json.dumps(content), recipe)
-    runs = []
+    metrics = []
     for recipe in list(found.values())[:best]:
         for seed in seeds:
             trial = recipe.name.rpartition("-")[2]
@@ -217,17 +212,8 @@ def retrain(
                 epochs=epochs,
                 progress=progress,
             )
-            runs.append({"trial": trial, **run.metrics})
-    return runs
-
-
-def _load(
-    data: str | os.PathLike[str], classes: Classes, progress: bool
-) -> tuple[LabelledArrays, LabelledArrays]:
-    source = open_source(data)
-    names = select_classes(source.class_names, classes, source.words)
-    images = read_split(source, "train", names, progress=progress, cache=True)
-    return images.part(False, HELD_OUT, seed=0), images.part(True, HELD_OUT, seed=0)
+            metrics.append({"trial": trial, **run.metrics})
+    return metrics
 
 
 def _default_folder(space: str, data: object, seed: int) -> Path:
@@ -240,10 +226,8 @@ def _config(
     base: Recipe,
     seed: int,
     data: object,
-    train_data: LabelledArrays,
-    held_out: LabelledArrays,
+    splits: Splits,
 ) -> dict[str, Any]:
-    """Everything that decides the result, with one digest over all of it."""
     hp = keras_tuner.HyperParameters()
     spaces.declare(hp, space)
     decisive = {
@@ -252,47 +236,21 @@ def _config(
         "tuner": tuner,
         "recipe": base.as_dict(),
         "seed": seed,
-        "class_names": list(train_data.class_names),
-        "train_sha256": digest(train_data),
-        "held_out_sha256": digest(held_out),
+        "class_names": list(splits.train.class_names),
+        "train_sha256": runs.data_digest(splits.train),
+        "held_out_sha256": runs.data_digest(splits.val),
     }
-    return with_fingerprint(data, decisive)
-
-
-def _check_folder(folder: Path) -> None:
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"`output` must be a folder. Received: output={str(folder)!r}")
-    ours = (folder / CONFIG_FILE).exists() or (folder / LOCK).exists()
-    if folder.exists() and any(folder.iterdir()) and not ours:
-        raise ValueError(
-            "`output` must be a new or empty folder, or the folder of a search; this "
-            f"one holds other files. Received: output={str(folder)!r}"
-        )
-    folder.mkdir(parents=True, exist_ok=True)
-
-
-def _open(folder: Path, config: dict[str, Any]) -> None:
-    # First what says whose folder it is, also to a search that goes on here.
-    if (folder / CONFIG_FILE).exists():
-        _check_same_search(folder, config)
-    else:
-        write_json(folder / CONFIG_FILE, config)
-    if not (folder / "environment.json").exists():
-        write_json(folder / "environment.json", environment())
-
-
-def _check_same_search(folder: Path, config: dict[str, Any]) -> None:
-    require_same(folder / CONFIG_FILE, config, "search", "choose another `output`")
+    return runs.with_fingerprint(data, decisive)
 
 
 def _recorder(
     oracle: Oracle, folder: Path, keep: int, progress: bool
 ) -> Callable[[], None]:
-    """Returns what writes the results down and says how the last trial went."""
-    said = len(oracle.end_order)
+    """Returns a function that writes the results and reports ended trials."""
+    reported = len(oracle.end_order)
 
     def record() -> None:
-        nonlocal said
+        nonlocal reported
         rows = results.table(oracle, folder)
         results.write_table(folder / results.RESULTS_FILE, rows)
         best = results.best_recipe(folder, rows)
@@ -300,10 +258,10 @@ def _recorder(
             write_json(folder / results.BEST_FILE, best.as_dict())
         results.prune(oracle, folder, keep)
         by_id = {row["trial"]: row for row in rows}
-        for trial_id in oracle.end_order[said:]:
+        for trial_id in oracle.end_order[reported:]:
             if progress:
                 print(_line(by_id[trial_id], rows, oracle), file=sys.stderr, flush=True)
-        said = len(oracle.end_order)
+        reported = len(oracle.end_order)
 
     return record
 
@@ -321,25 +279,25 @@ def _line(row: dict[str, Any], rows: list[dict[str, Any]], oracle: Oracle) -> st
     return f"{ended}; {len(oracle.end_order)} of {oracle.max_trials}"
 
 
-def _work(
+def _run_worker(
     role: distributed.Role,
     folder: Path,
     config: dict[str, Any],
     make_tuner: Callable[[], Tuner],
 ) -> None:
-    """Runs trials of a chief until it has no more."""
-    end = time.monotonic() + distributed.CHIEF_START
-    while not (folder / CONFIG_FILE).exists():  # the chief is still starting
+    """Runs trials of a chief until there are no more."""
+    end = time.monotonic() + distributed.CHIEF_START_TIMEOUT
+    while not (folder / runs.SEARCH.config_file).exists():  # the chief is starting
         if time.monotonic() > end:
             raise ValueError(
-                f"`output` must be the folder of the chief, shared with it; there is "
-                f"no {CONFIG_FILE} in it. Received: output={str(folder)!r}"
+                "`output` must be the folder of the chief, shared with it; there is no "
+                f"{runs.SEARCH.config_file} in it. Received: output={str(folder)!r}"
             )
         time.sleep(0.5)
-    _check_same_search(folder, config)
+    runs.require_same(folder, runs.SEARCH, config)
     lock = folder / f".{role.worker}.lock"
     with (
-        one_writer(lock, "output", folder, f"worker named {role.worker}"),
+        single_writer(lock, "output", folder, f"worker named {role.worker}"),
         distributed.connected(role, folder),
     ):
         make_tuner().search()

@@ -6,27 +6,32 @@ import dataclasses
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from keras_tinyalex import recipes
+from keras_tinyalex.aliases import PathLike
+from keras_tinyalex.arguments import check_choice
 from keras_tinyalex.recipes import Recipe
+
+if TYPE_CHECKING:
+    import keras_tuner
 
 # KerasTuner's choices are all of one type, so `None` is written as a word.
 NONE = "none"
 
 
 @dataclass(frozen=True)
-class Knob:
-    """One hyperparameter.
+class Hyperparameter:
+    """A hyperparameter: a field of `Recipe` and the values it may have.
 
     Attributes:
         field: The field of `Recipe` that it stands for.
         default: The value of the baseline.
-        choices: All its values, or
-        low: the smallest one, and
-        high: the largest one, of a range sampled by its logarithm.
-        only: `(name, value)` of the choice that it depends on.
-        prefix: What its name has before the field, to tell two apart.
+        choices: All its values; empty for a range.
+        low: Smallest value of a range, which is sampled in log scale.
+        high: Largest value of the range.
+        only: `(name, value)` of the choice that it depends on, or `None`.
+        prefix: Put before the field in its name, where one field has several.
     """
 
     field: str
@@ -47,30 +52,34 @@ LRN, SGD = ("normalization", "lrn"), ("optimizer", "sgd")
 ADAMW, MUON = ("optimizer", "adamw"), ("optimizer", "muon")
 
 ARCHITECTURE = (
-    Knob("width_multiplier", 1.0, (0.5, 0.75, 1.0, 1.25, 1.5)),
-    Knob("normalization", "lrn", ("lrn", "batch", NONE)),
-    Knob("lrn_depth_radius", 5, (1, 2, 3, 5, 7), only=LRN),
-    Knob("lrn_alpha", 1.0, low=1e-4, high=10.0, only=LRN),
-    Knob("lrn_beta", 0.5, (0.5, 0.75, 1.0), only=LRN),
-    Knob("lrn_bias", 1.0, (0.5, 1.0, 2.0), only=LRN),
-    Knob("fc1_units", 1024, (256, 512, 1024, 2048)),
-    Knob("fc2_units", 512, (128, 256, 512, 1024)),
-    Knob("dropout", 0.5, (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)),
+    Hyperparameter("width_multiplier", 1.0, (0.5, 0.75, 1.0, 1.25, 1.5)),
+    Hyperparameter("normalization", "lrn", ("lrn", "batch", NONE)),
+    Hyperparameter("lrn_depth_radius", 5, (1, 2, 3, 5, 7), only=LRN),
+    Hyperparameter("lrn_alpha", 1.0, low=1e-4, high=10.0, only=LRN),
+    Hyperparameter("lrn_beta", 0.5, (0.5, 0.75, 1.0), only=LRN),
+    Hyperparameter("lrn_bias", 1.0, (0.5, 1.0, 2.0), only=LRN),
+    Hyperparameter("fc1_units", 1024, (256, 512, 1024, 2048)),
+    Hyperparameter("fc2_units", 512, (128, 256, 512, 1024)),
+    Hyperparameter("dropout", 0.5, (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)),
 )
 OPTIMIZER = (
-    Knob("optimizer", "sgd", ("sgd", "adamw", "muon")),
-    # Steps of a good size differ by a factor of ten or more between them.
-    Knob("learning_rate", 0.01, low=1e-3, high=0.3, only=SGD, prefix="sgd_"),
-    Knob("learning_rate", 1e-3, low=1e-4, high=1e-2, only=ADAMW, prefix="adamw_"),
-    Knob("learning_rate", 1e-3, low=1e-4, high=1e-2, only=MUON, prefix="muon_"),
-    Knob("momentum", 0.0, (0.0, 0.5, 0.9, 0.95), only=SGD),
-    Knob("weight_decay", 0.0, (0.0, 5e-4, 5e-3, 5e-2, 0.5)),
-    Knob("schedule", "constant", ("constant", "cosine")),
-    Knob("batch_size", 16, (16, 32, 64, 128)),
-    Knob("folded_batch_norm", False, (False, True)),
+    Hyperparameter("optimizer", "sgd", ("sgd", "adamw", "muon")),
+    # Good learning rates differ by a factor of ten or more between optimizers.
+    Hyperparameter("learning_rate", 0.01, low=1e-3, high=0.3, only=SGD, prefix="sgd_"),
+    Hyperparameter(
+        "learning_rate", 1e-3, low=1e-4, high=1e-2, only=ADAMW, prefix="adamw_"
+    ),
+    Hyperparameter(
+        "learning_rate", 1e-3, low=1e-4, high=1e-2, only=MUON, prefix="muon_"
+    ),
+    Hyperparameter("momentum", 0.0, (0.0, 0.5, 0.9, 0.95), only=SGD),
+    Hyperparameter("weight_decay", 0.0, (0.0, 5e-4, 5e-3, 5e-2, 0.5)),
+    Hyperparameter("schedule", "constant", ("constant", "cosine")),
+    Hyperparameter("batch_size", 16, (16, 32, 64, 128)),
+    Hyperparameter("folded_batch_norm", False, (False, True)),
 )
 AUGMENTATION = (
-    Knob(
+    Hyperparameter(
         "augmentation",
         NONE,
         (
@@ -82,10 +91,10 @@ AUGMENTATION = (
             "zoom_flip_color_cutout",
         ),
     ),
-    Knob("mixing", NONE, (NONE, "mixup", "cutmix", "mixup_cutmix")),
-    Knob("label_smoothing", 0.0, (0.0, 0.05, 0.1, 0.2)),
+    Hyperparameter("mixing", NONE, (NONE, "mixup", "cutmix", "mixup_cutmix")),
+    Hyperparameter("label_smoothing", 0.0, (0.0, 0.05, 0.1, 0.2)),
 )
-SPACES: dict[str, tuple[Knob, ...]] = {
+SPACES: dict[str, tuple[Hyperparameter, ...]] = {
     "architecture": ARCHITECTURE,
     "optimizer": OPTIMIZER,
     "augmentation": AUGMENTATION,
@@ -93,7 +102,7 @@ SPACES: dict[str, tuple[Knob, ...]] = {
 }
 
 
-def get(space: str) -> tuple[Knob, ...]:
+def get(space: str) -> tuple[Hyperparameter, ...]:
     """Returns the hyperparameters of a named space.
 
     Args:
@@ -102,14 +111,11 @@ def get(space: str) -> tuple[Knob, ...]:
     Raises:
         ValueError: If the name is unknown.
     """
-    if space not in SPACES:
-        raise ValueError(
-            f"`space` must be one of {sorted(SPACES)}. Received: space={space!r}"
-        )
+    check_choice("space", space, SPACES)
     return SPACES[space]
 
 
-def declare(hp: Any, space: str) -> dict[str, Any]:
+def declare(hp: keras_tuner.HyperParameters, space: str) -> dict[str, Any]:
     """Declares a space in `hp`; returns the values that `hp` has for it.
 
     Args:
@@ -120,32 +126,32 @@ def declare(hp: Any, space: str) -> dict[str, Any]:
         Values of the active hyperparameters by name.
     """
     values: dict[str, Any] = {}
-    for knob in get(space):
-        with _condition(hp, knob):
-            value = _declared(hp, knob)
+    for hyperparameter in get(space):
+        with _condition(hp, hyperparameter):
+            value = _declare(hp, hyperparameter)
         if value is not None:
-            values[knob.name] = value
+            values[hyperparameter.name] = value
     return values
 
 
-def _condition(hp: Any, knob: Knob) -> Any:
-    if knob.only is None:
+def _condition(hp: Any, hyperparameter: Hyperparameter) -> Any:
+    if hyperparameter.only is None:
         return nullcontext()
-    field, value = knob.only
+    field, value = hyperparameter.only
     return hp.conditional_scope(field, [value])
 
 
-def _declared(hp: Any, knob: Knob) -> Any:
-    if knob.choices:
-        return hp.Choice(knob.name, list(knob.choices), default=knob.default)
-    return hp.Float(
-        knob.name, knob.low, knob.high, sampling="log", default=knob.default
-    )
+def _declare(hp: Any, hyperparameter: Hyperparameter) -> Any:
+    name, default = hyperparameter.name, hyperparameter.default
+    if hyperparameter.choices:
+        return hp.Choice(name, list(hyperparameter.choices), default=default)
+    low, high = hyperparameter.low, hyperparameter.high
+    return hp.Float(name, low, high, sampling="log", default=default)
 
 
 def to_recipe(
     values: Mapping[str, Any],
-    base: str | Recipe = "baseline",
+    base: PathLike | Recipe = "baseline",
     name: str = "tuned",
     description: str = "",
 ) -> Recipe:
@@ -175,7 +181,7 @@ def to_recipe(
 def recipe_fields(values: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the fields of `Recipe` that hyperparameters stand for."""
     fields = {field.name: field.name for field in dataclasses.fields(Recipe)}
-    fields.update({knob.name: knob.field for knob in SPACES["all"]})
+    fields.update({h.name: h.field for h in SPACES["all"]})
     return {
         fields[n]: _field_value(fields[n], v) for n, v in values.items() if n in fields
     }
@@ -185,6 +191,6 @@ def _field_value(field: str, value: Any) -> Any:
     if isinstance(getattr(recipes.BASELINE, field, None), bool):
         return bool(value)  # KerasTuner makes it a number
     if isinstance(value, float):
-        # Between machines KerasTuner sends single precision.
+        # KerasTuner sends single precision to workers.
         return float(f"{value:.4g}")
     return None if value == NONE else value

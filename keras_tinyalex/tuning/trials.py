@@ -1,8 +1,7 @@
-"""Runs trials: a training each, in a folder of its own, that can be resumed."""
+"""Runs the trials of a search, each a resumable fit in a folder of its own."""
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
 from pathlib import Path
@@ -11,21 +10,20 @@ from typing import Any
 import keras
 import keras_tuner
 import numpy as np
+from keras_tuner.engine.trial import Trial
 
-from keras_tinyalex.building import build
-from keras_tinyalex.callbacks import Checkpoint, History, TensorBoardScalars
-from keras_tinyalex.datasets.tiny_imagenet import LabelledArrays
-from keras_tinyalex.files import write_json
-from keras_tinyalex.progress import Progress
+from keras_tinyalex import runs
+from keras_tinyalex.datasets.batches import LabelledArrays
+from keras_tinyalex.files import atomic_write, write_json
+from keras_tinyalex.fitting import ResumableFit
 from keras_tinyalex.recipes import Recipe
-from keras_tinyalex.training import fit, make_batches
 from keras_tinyalex.tuning.hypermodel import HyperAlexNetMini
 from keras_tinyalex.tuning.oracles import Oracle
 from keras_tinyalex.tuning.results import RESULT_FILE, read_result, trial_folder
 
-# Seconds between two requests where the oracle has to wait for other trials.
+# Seconds between two requests while the oracle waits for other trials.
 IDLE_SECONDS = 0.5
-# In `History` but no metric of a model.
+# In `History`, but not metrics of a model.
 _MEASUREMENTS = ("epoch", "train_seconds", "seconds", "images_per_second")
 
 
@@ -82,16 +80,16 @@ class Tuner(keras_tuner.Tuner):  # type: ignore[misc]
             self.oracle.reload()
 
     def pre_create_trial(self) -> None:
-        """Waits where KerasTuner would ask again at once."""
+        """Waits a little where KerasTuner would ask again at once."""
         time.sleep(max(0.0, self._asked + IDLE_SECONDS - time.monotonic()))
         self._asked = time.monotonic()
 
-    def on_trial_begin(self, trial: Any) -> None:
-        """Notes that a trial came, so that the next request need not wait."""
+    def on_trial_begin(self, trial: Trial) -> None:
+        """Lets the next request start at once."""
         self._asked = -IDLE_SECONDS
 
-    def run_trial(self, trial: Any) -> dict[str, float]:
-        """Trains one trial, or what is left of it; returns its metrics."""
+    def run_trial(self, trial: Trial) -> dict[str, float]:
+        """Trains a trial, or the rest of it; returns its metrics."""
         folder = Path(self.get_trial_dir(trial.trial_id))
         values = trial.hyperparameters.values
         recipe = self.hypermodel.recipe(trial.hyperparameters)
@@ -99,7 +97,7 @@ class Tuner(keras_tuner.Tuner):  # type: ignore[misc]
         first = values.get("tuner/trial_id") or trial.trial_id
         if first != trial.trial_id:
             past = trial_folder(folder.parent, first)
-            _continue_from(past, folder, values["tuner/initial_epoch"])
+            _copy_checkpoint(past, folder, values["tuner/initial_epoch"])
         while before := self.oracle.get_trial(first).hyperparameters.values.get(
             "tuner/trial_id"
         ):
@@ -111,22 +109,21 @@ class Tuner(keras_tuner.Tuner):  # type: ignore[misc]
 
 
 def trial_seed(seed: int, trial_id: str) -> int:
-    """Returns the seed of a trial: it depends on the search's and its number."""
+    """Returns the seed of a trial, from that of the search and its number."""
     return int(np.random.SeedSequence([seed, int(trial_id)]).generate_state(1)[0])
 
 
-def _continue_from(past: Path, folder: Path, epoch: int) -> None:
-    """Starts a trial with the last checkpoint of another one.
+def _copy_checkpoint(past: Path, folder: Path, epoch: int) -> None:
+    """Gives a trial the last checkpoint of the trial that it continues.
 
-    Where that is gone, the trial trains from its first epoch, to the same end.
+    Without it, the trial trains from its first epoch, with the same result.
     """
     source = past / "checkpoints" / f"epoch-{epoch:03}.npz"
     target = folder / "checkpoints"
     if source.exists() and not any(target.glob("epoch-*.npz")):
         target.mkdir(exist_ok=True)
-        aside = target / (source.name + ".part")
-        shutil.copyfile(source, aside)
-        os.replace(aside, target / source.name)
+        with source.open("rb") as old, atomic_write(target / source.name) as new:
+            shutil.copyfileobj(old, new)
 
 
 def train_trial(
@@ -137,70 +134,46 @@ def train_trial(
     folder: Path,
     progress: bool,
 ) -> dict[str, Any]:
-    """Trains a recipe up to an epoch; goes on where it was stopped.
+    """Trains a recipe up to an epoch; resumes where it was stopped.
 
     Args:
-        recipe: A `Recipe`; its own epochs are the length of its schedule.
+        recipe: A `Recipe`; its own epochs are the length of its schedule. The
+            dtype `"auto"` is that of the search, see `runs.resolve_dtype`.
         data: Images to train on, and the held-out ones.
         seed: Of weights, dropout, order and augmentation.
-        epochs: Epoch to stop behind.
-        folder: For `history.csv`, `checkpoints/` and `result.json`.
+        epochs: Epoch to stop after.
+        folder: For `history.csv`, `checkpoints/` and `result.json`, in the
+            folder of the search.
         progress: Whether to report progress on standard error.
 
     Returns:
-        What `result.json` holds. Metrics are those of the last epoch, as
-        `train` keeps its model. A training that diverged has the accuracy 0.
+        The content of `result.json`. Metrics are those of the last epoch, since
+        `train` keeps the last model. A diverged training has accuracy 0.
     """
-    if done := read_result(folder):  # killed before the oracle heard of it
+    if done := read_result(folder):  # killed before the oracle got the result
         return done
     keras.utils.clear_session()  # or each model stays in memory
-    model = build(recipe, data[0], seed)
-    batches, val_batches = make_batches(recipe, *data, seed)
-    history = History(folder / "history.csv", batches)
-    checkpoint = Checkpoint(folder / "checkpoints", batches, history)
-    begun = checkpoint.restore(model)
-    images = len(data[0].labels)
-    to_do = images * (epochs - begun)
     trial_id = folder.name.removeprefix("trial_")
     tensorboard = folder.parent / "tensorboard" / trial_id
+    fit = ResumableFit(runs.resolve_dtype(recipe, folder.parent), *data, seed, folder)
     status = "completed"
-    with Progress(f"trial {trial_id}", to_do, "images", progress) as bar:
-        advance = keras.callbacks.LambdaCallback(
-            on_epoch_end=lambda epoch, logs: bar.advance(
-                images, f"epoch {epoch + 1}/{epochs}"
-            )
-        )
-        try:
-            fit(
-                model,
-                recipe,
-                batches,
-                val_batches,
-                epochs,
-                initial_epoch=begun,
-                verbose=0,
-                callbacks=[
-                    history,
-                    checkpoint,
-                    TensorBoardScalars(tensorboard, history),
-                    advance,
-                ],
-            )
-        except FloatingPointError:
-            status = "diverged"
-    rows = history.rows.items()
-    metrics = {name: v[-1] for name, v in rows if name not in _MEASUREMENTS}
+    try:
+        fit.run(epochs, tensorboard, progress, f"trial {trial_id}", epoch_lines=False)
+    except FloatingPointError:
+        status = "diverged"
+    rows = fit.history.rows
+    metrics = {n: v[-1] for n, v in rows.items() if n not in _MEASUREMENTS}
     if recipe.ema_momentum and status == "completed":
-        # The averaged weights became the model's behind the last epoch.
-        values = model.evaluate(val_batches, verbose=0, return_dict=True)
+        # The averaged weights became the model's after the last epoch.
+        values = fit.model.evaluate(fit.val_batches, verbose=0, return_dict=True)
         metrics.update({f"val_{name}": float(v) for name, v in values.items()})
     if status == "diverged":
         metrics = {"val_accuracy": 0.0}
     result = {
         "status": status,
         "metrics": {name: round(value, 6) for name, value in metrics.items()},
-        "epochs": len(history.rows.get("epoch", ())),
-        "seconds": [round(s, 3) for s in history.rows.get("seconds", ())],
+        "epochs": len(rows.get("epoch", ())),
+        "seconds": [round(s, 3) for s in rows.get("seconds", ())],
         "seed": seed,
         "recipe": recipe.as_dict(),
     }

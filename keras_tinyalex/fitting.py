@@ -1,0 +1,174 @@
+"""The resumable fit of a recipe, which runs and trials of a search share."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from keras_tinyalex import augmentation
+from keras_tinyalex.building import build, half_resolution_model
+from keras_tinyalex.callbacks import (
+    Checkpoint,
+    History,
+    ProgressReport,
+    TensorBoardScalars,
+)
+from keras_tinyalex.datasets.batches import Batches, LabelledArrays
+from keras_tinyalex.machine import keep_freed_memory
+from keras_tinyalex.progress import Progress
+from keras_tinyalex.recipes import Recipe
+from keras_tinyalex.runs import HISTORY_FILE
+
+
+class ResumableFit:
+    """Trains a recipe into a folder, and resumes from its newest checkpoint.
+
+    Args:
+        recipe: A `Recipe` whose dtype is decided; see `runs.resolve_dtype`.
+        train_data: To train on.
+        val_data: To validate on after each epoch.
+        seed: Seed >= 0 of weights, dropout, order and augmentation.
+        folder: For `history.csv` and `checkpoints/`.
+
+    Attributes:
+        model: The compiled model, with the weights of the newest checkpoint.
+        history: The `History`, with the epochs up to it.
+        val_batches: Batches of `val_data`.
+        initial_epoch: Number of epochs that are done.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        train_data: LabelledArrays,
+        val_data: LabelledArrays,
+        seed: int,
+        folder: Path,
+    ) -> None:
+        self.recipe = recipe
+        self.model = build(recipe, train_data, seed)
+        self.batches, self.val_batches = make_batches(
+            recipe, train_data, val_data, seed
+        )
+        self.history = History(folder / HISTORY_FILE, self.batches)
+        self._checkpoint = Checkpoint(
+            folder / "checkpoints", self.batches, self.history
+        )
+        self.initial_epoch = self._checkpoint.restore(self.model)
+
+    def run(
+        self,
+        epochs: int,
+        tensorboard: Path,
+        progress: bool = True,
+        description: str = "training",
+        epoch_lines: bool = True,
+    ) -> None:
+        """Trains up to an epoch; a checkpoint is written after each.
+
+        Args:
+            epochs: Epoch to stop after.
+            tensorboard: Folder of the TensorBoard logs.
+            progress: Whether to report progress on standard error.
+            description: Name of the progress bar.
+            epoch_lines: Whether to print a line for each epoch, rather than one
+                every few seconds.
+
+        Raises:
+            FloatingPointError: If the loss or a weight is no longer finite.
+            OSError: If a checkpoint cannot be written.
+        """
+        images = len(self.batches.data.labels) * (epochs - self.initial_epoch)
+        lines = not epoch_lines
+        with Progress(description, images, "images", progress, lines) as bar:
+            report = ProgressReport(
+                bar, epochs, self.batches, self.history, epoch_lines
+            )
+            fit(
+                self.model,
+                self.recipe,
+                self.batches,
+                self.val_batches,
+                epochs,
+                initial_epoch=self.initial_epoch,
+                verbose=0,
+                callbacks=[
+                    self.history,
+                    self._checkpoint,
+                    TensorBoardScalars(tensorboard, self.history),
+                    report,
+                ],
+            )
+
+
+def make_batches(
+    recipe: Recipe, train_data: LabelledArrays, val_data: LabelledArrays, seed: int
+) -> tuple[Batches, Batches]:
+    """Returns the batches of a recipe to train on, and those to validate on."""
+    batches = Batches(
+        train_data,
+        recipe.batch_size,
+        seed,
+        augmentation=recipe.augmentation,
+        one_hot=recipe.soft_labels,
+        mixing=augmentation.MIXINGS.get(recipe.mixing or ""),
+        mixing_probability=recipe.mixing_probability,
+        mixed_epochs=recipe.epochs - recipe.unmixed_epochs,
+    )
+    return batches, Batches(val_data, 128, shuffle=False, one_hot=recipe.soft_labels)
+
+
+def fit(
+    model: keras.Model,
+    recipe: Recipe,
+    batches: Batches,
+    val_batches: Batches,
+    epochs: int,
+    initial_epoch: int = 0,
+    **options: Any,
+) -> keras.callbacks.History:
+    """Trains a compiled model in the phases of a recipe.
+
+    Args:
+        model: A compiled `AlexNetMini`.
+        recipe: The `Recipe` that it was built and compiled by.
+        batches: The batches to train on.
+        val_batches: The batches to validate on.
+        epochs: Epoch to stop after.
+        initial_epoch: Number of epochs that are done.
+        **options: Other arguments of `keras.Model.fit`.
+
+    Returns:
+        The `keras.callbacks.History` of the last phase.
+    """
+    keep_freed_memory()
+    half = min(recipe.half_size_epochs, epochs)
+    phases = [(model, epochs)] if half < epochs else []
+    if initial_epoch < half or not phases:  # at least one, even with nothing to do
+        phases.insert(0, (half_resolution_model(model, recipe), half))
+    with _restored_backend_seeds():
+        for network, end in phases:
+            history = network.fit(
+                batches.feed(),
+                validation_data=val_batches.feed(),
+                epochs=end,
+                initial_epoch=initial_epoch,
+                # `Batches` has its order from the seed; Keras would shuffle it again.
+                shuffle=False,
+                **options,
+            )
+            initial_epoch = end
+    return history
+
+
+def _restored_backend_seeds() -> AbstractContextManager[Any]:
+    """Restores torch's global generator, which `Checkpoint` seeds."""
+    if keras.backend.backend() != "torch":
+        return nullcontext()
+    import torch
+
+    restored: AbstractContextManager[Any] = torch.random.fork_rng()
+    return restored

@@ -1,0 +1,161 @@
+"""What this machine is, and the settings in which it trains fastest.
+
+Keras is imported by the functions that need it, so that `load_keras` can prepare the
+process first.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import os
+import platform
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+def load_keras() -> None:
+    """Imports Keras and initializes its backend for a command.
+
+    TensorFlow gets oneDNN, unless the environment says otherwise. Its notices about
+    the processor and drivers are shown only if the import fails.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    # Off by default on processors without AVX-512, where it trains this network about
+    # 1.3 times as fast.
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+    sys.stderr.flush()
+    stderr = os.dup(2)
+    with tempfile.TemporaryFile() as notices:
+        os.dup2(notices.fileno(), 2)
+        try:
+            import keras
+
+            keras.ops.zeros(1)
+        except BaseException:
+            notices.seek(0)
+            os.write(stderr, notices.read())
+            raise
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+
+
+def environment() -> dict[str, Any]:
+    """Returns the content of `environment.json` for this machine."""
+    import keras
+
+    backend = keras.backend.backend()
+    packages = ["keras_tinyalex", "keras", "numpy", backend]
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processor": _cpuinfo("model name") or platform.processor(),
+        "cores": os.cpu_count(),
+        "backend": backend,
+        "keeps_freed_memory": keep_freed_memory(),
+        "versions": {name: sys.modules[name].__version__ for name in packages},
+    }
+
+
+def onednn_is_off() -> bool:
+    """Whether TensorFlow computes without oneDNN although nobody asked for that."""
+    import keras
+
+    if keras.backend.backend() != "tensorflow" or "TF_ENABLE_ONEDNN_OPTS" in os.environ:
+        return False
+    # TensorFlow switches it on by itself on processors with one of these.
+    on_by_default = {"avx512_vnni", "avx512_bf16", "avx_vnni", "amx_tile"}
+    flags = set(_cpuinfo("flags").split())
+    return bool(flags) and not flags & on_by_default
+
+
+def _cpuinfo(key: str) -> str:
+    """The value of a key for the first processor, empty where it is not known."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return ""
+    values = (line.split(":", 1)[1] for line in lines if line.startswith(key))
+    return next(values, "").strip()
+
+
+@functools.cache
+def keep_freed_memory() -> bool:
+    """Lets this process keep the memory that a training step frees.
+
+    Every step allocates and frees tensors of the same sizes. glibc returns most of
+    that memory to the system, which clears each page before the next step gets it: a
+    third of the time of a step of 128 images on torch, a quarter of one of 16 images
+    on JAX (`tests/benchmarks/memory.py`). On TensorFlow it is little.
+
+    Environment variables such as `MALLOC_TRIM_THRESHOLD_` take precedence.
+
+    Returns:
+        Whether freed memory is kept until the process ends. `False` with
+        another C library than glibc.
+    """
+    variables = ("MALLOC_", "GLIBC_TUNABLES")
+    configured = any(name.startswith(variables) for name in os.environ)
+    if configured or platform.libc_ver()[0] != "glibc":
+        return False
+    # The numbers of `malloc.h`. Blocks above the mmap threshold (on JAX a step of more
+    # than 64 images is one) would be in memory twice if they were kept.
+    arenas, mmap_threshold, trim_threshold, top_pad = -8, -3, -1, -2
+    settings = {
+        arenas: 1,
+        mmap_threshold: 2**29,
+        trim_threshold: 2**31 - 1,
+        top_pad: 2**26,
+    }
+    mallopt = ctypes.CDLL(None).mallopt
+    return all(mallopt(name, value) for name, value in settings.items())
+
+
+@functools.cache
+def fastest_dtype() -> tuple[str, str]:
+    """Chooses the dtype policy in which this machine trains fastest.
+
+    Times a convolution of the network in float32 and in bfloat16, alternating.
+    bfloat16 has to win clearly, as it does on processors that multiply in it. On some
+    machines it fails.
+
+    Returns:
+        `"float32"` or `"mixed_bfloat16"`, and the reason as a sentence.
+
+    Examples:
+        >>> policy, reason = fastest_dtype()
+        >>> policy in ("float32", "mixed_bfloat16")
+        True
+    """
+    seconds: dict[str, list[float]] = {"float32": [], "bfloat16": []}
+    for _ in range(7):
+        seconds["float32"].append(_seconds_of_convolution("float32"))
+        try:
+            seconds["bfloat16"].append(_seconds_of_convolution("bfloat16"))
+        except Exception as error:  # each backend has its own
+            reason = f"a convolution in bfloat16 fails ({type(error).__name__})"
+            return "float32", reason
+    single, half = (1000 * min(measured) for measured in seconds.values())
+    policy = "mixed_bfloat16" if 1.3 * half < single else "float32"
+    return policy, (
+        f"a convolution took {half:.1f} ms in bfloat16 and {single:.1f} ms in float32"
+    )
+
+
+def _seconds_of_convolution(dtype: str) -> float:
+    import keras
+
+    generator = np.random.default_rng(0)
+    images = generator.standard_normal((16, 16, 16, 128)).astype(np.float32)
+    kernel = generator.standard_normal((3, 3, 128, 128)).astype(np.float32)
+    x, w = (keras.ops.convert_to_tensor(a, dtype) for a in (images, kernel))
+    started = time.perf_counter()
+    y = keras.ops.conv(x, w, padding="same", data_format="channels_last")
+    keras.ops.convert_to_numpy(y[0, 0, 0])
+    return time.perf_counter() - started

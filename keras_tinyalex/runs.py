@@ -1,0 +1,227 @@
+"""The folder of a run or a search: whose it is, who may write, how it is read."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import hashlib
+import json
+import shutil
+import sys
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import keras
+
+from keras_tinyalex import machine
+from keras_tinyalex.aliases import PathLike
+from keras_tinyalex.applications.model_files import load_model
+from keras_tinyalex.files import single_writer, write_json
+from keras_tinyalex.recipes import Recipe
+
+if TYPE_CHECKING:
+    from keras_tinyalex.datasets.batches import LabelledArrays
+
+ENVIRONMENT_FILE = "environment.json"
+HISTORY_FILE = "history.csv"
+METRICS_FILE = "metrics.json"
+# While a process writes to the folder.
+LOCK_FILE = ".lock"
+
+
+class Kind(NamedTuple):
+    """What a folder is for: `RUN` or `SEARCH`.
+
+    Attributes:
+        name: For messages.
+        config_file: The file that says so, and what the folder was made from.
+        cure: What to do where the folder is another's, for messages.
+    """
+
+    name: str
+    config_file: str
+    cure: str
+
+
+RUN = Kind(
+    "run",
+    "config.json",
+    "choose another `output`, or start again with resume=False (--no-resume)",
+)
+SEARCH = Kind("search", "search.json", "choose another `output`")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished training.
+
+    Attributes:
+        path: The run folder.
+        model: The trained `keras.Model`.
+        class_names: Class names (wnids) in label order.
+        history: Values by epoch, as lists under their names.
+        metrics: Results, as in `metrics.json`.
+    """
+
+    path: Path
+    model: keras.Model
+    class_names: tuple[str, ...]
+    history: dict[str, list[float]]
+    metrics: dict[str, Any]
+
+
+def read(path: PathLike) -> Run:
+    """Reads the folder of a finished run.
+
+    Args:
+        path: The run folder.
+
+    Returns:
+        A `Run`.
+
+    Raises:
+        FileNotFoundError: If there is no run, or it is not finished.
+
+    Examples:
+        >>> import tempfile, keras_tinyalex
+        >>> folder = tempfile.mkdtemp()
+        >>> run = keras_tinyalex.train(
+        ...     classes=2, epochs=1, output=folder, progress=False)
+        >>> read(folder).metrics == run.metrics
+        True
+    """
+    folder = Path(path)
+    if not (folder / METRICS_FILE).exists():
+        raise FileNotFoundError(
+            f"`path` must be the folder of a finished run, with {METRICS_FILE} in it. "
+            f"Received: path={str(folder)!r}"
+        )
+    model, class_names = load_model(folder / "model.keras")
+    with (folder / HISTORY_FILE).open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    history = {name: [float(row[name]) for row in rows] for name in rows[0]}
+    metrics = json.loads((folder / METRICS_FILE).read_text(encoding="utf-8"))
+    return Run(folder, model, class_names or (), history, metrics)
+
+
+def claim(folder: Path, kind: Kind) -> None:
+    """Makes the folder, or refuses one that holds other files.
+
+    Args:
+        folder: A new or empty folder, or one of this kind.
+        kind: `RUN` or `SEARCH`.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"`output` must be a folder. Received: output={str(folder)!r}")
+    if not (folder / kind.config_file).exists() and folder.exists():
+        # A process that was killed while it began may have left these.
+        begun = {LOCK_FILE, ENVIRONMENT_FILE}
+        begun |= {f"{name}.part" for name in (ENVIRONMENT_FILE, kind.config_file)}
+        if {path.name for path in folder.iterdir()} - begun:
+            raise ValueError(
+                f"`output` must be a new or empty folder, or the folder of a "
+                f"{kind.name}; this one holds other files. "
+                f"Received: output={str(folder)!r}"
+            )
+    folder.mkdir(parents=True, exist_ok=True)
+
+
+def lock(folder: Path) -> AbstractContextManager[None]:
+    """Makes this process the only writer of a folder, see `files.single_writer`."""
+    return single_writer(folder / LOCK_FILE, "output", folder)
+
+
+def clear(folder: Path) -> None:
+    """Removes what a locked run folder holds, so that the run starts again."""
+    # The mark of a complete run goes first, and last the mark of whose folder it is.
+    order = {METRICS_FILE: 0, RUN.config_file: 2}
+    for path in sorted(folder.iterdir(), key=lambda path: order.get(path.name, 1)):
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name != LOCK_FILE:
+            path.unlink()
+
+
+def begin(
+    folder: Path, kind: Kind, config: Mapping[str, Any], dtype: str = "float32"
+) -> None:
+    """Writes the config and the environment, or checks that the config is the same.
+
+    Args:
+        folder: A claimed and locked folder.
+        kind: `RUN` or `SEARCH`.
+        config: From `with_fingerprint`.
+        dtype: The recipe's. `"auto"` is decided here, once for the folder: whoever
+            resumes it, or works on it on another machine, trains in the same dtype.
+    """
+    if (folder / kind.config_file).exists():
+        require_same(folder, kind, config)
+        return
+    environment = machine.environment()
+    if dtype == "auto":
+        environment["dtype"], environment["dtype_reason"] = machine.fastest_dtype()
+    write_json(folder / ENVIRONMENT_FILE, environment)
+    write_json(folder / kind.config_file, config)
+
+
+def require_same(folder: Path, kind: Kind, config: Mapping[str, Any]) -> None:
+    """Refuses a folder that was begun with another config."""
+    file = folder / kind.config_file
+    try:
+        old = json.loads(file.read_text(encoding="utf-8"))
+        fingerprint = old["fingerprint"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{file} is damaged ({error}); {kind.cure}.") from None
+    if fingerprint != config["fingerprint"]:
+        changed = [k for k in config if k != "fingerprint" and old.get(k) != config[k]]
+        raise ValueError(
+            f"`output` holds another {kind.name} ({fingerprint}) than the one asked "
+            f"for ({config['fingerprint']}): {', '.join(changed)} differ; {kind.cure}. "
+            f"Received: output={str(folder)!r}"
+        )
+
+
+def with_fingerprint(data: object, decisive: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the content of a config file.
+
+    Args:
+        data: The source of images, for people to read.
+        decisive: All that decides the result; the fingerprint is a digest of it.
+    """
+    text = json.dumps(decisive, sort_keys=True)
+    fingerprint = hashlib.sha256(text.encode()).hexdigest()[:16]
+    return {"data": str(data), **decisive, "fingerprint": fingerprint}
+
+
+def data_digest(data: LabelledArrays) -> str:
+    """Returns the SHA-256 of images and labels."""
+    sha256 = hashlib.sha256(data.images.data)
+    sha256.update(data.labels.data)
+    return sha256.hexdigest()
+
+
+def resolve_dtype(recipe: Recipe, folder: Path, progress: bool = False) -> Recipe:
+    """Returns the recipe with the dtype that `begin` chose in place of `"auto"`.
+
+    Args:
+        recipe: A `Recipe`.
+        folder: Folder of the run or search.
+        progress: Whether to report the dtype on standard error.
+    """
+    if recipe.dtype != "auto":
+        return recipe
+    file = folder / ENVIRONMENT_FILE
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        dtype, reason = content["dtype"], content["dtype_reason"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{file} must hold the dtype of this run or search, but cannot be "
+            f"read ({error!r}). Restore it, or choose another `output`."
+        ) from None
+    if progress:
+        print(f"dtype {dtype}: {reason}", file=sys.stderr)
+    return dataclasses.replace(recipe, dtype=dtype)
