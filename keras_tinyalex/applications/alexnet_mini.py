@@ -1,21 +1,19 @@
 """AlexNetMini: a small AlexNet for 64x64 images."""
 
-import math
-import numbers
+from __future__ import annotations
+
 import operator
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import keras
 import numpy as np
 from keras import layers
 
-from keras_tinyalex.applications.weights import (
-    find_weights,
-    list_weights,
-    load_weights_into,
-)
+from keras_tinyalex.aliases import PathLike, Tensor
+from keras_tinyalex.applications.shipped import find_weights, list_weights
+from keras_tinyalex.applications.weights import load_weights_into
+from keras_tinyalex.arguments import check_choice, check_integer, check_number
 from keras_tinyalex.layers import LocalResponseNormalization
 
 IMAGE_SIZE = 64
@@ -31,17 +29,16 @@ _BLOCKS = {
 }
 _NORMALIZED_BLOCKS = ("block1", "block2")
 _DENSE_UNITS = {"fc1": 1024, "fc2": 512}
-_NORMALIZATIONS = ("lrn", "batch", None)
 
 
 def AlexNetMini(
     include_top: bool = True,
-    weights: str | Path | None = None,
-    input_tensor: Any = None,
+    weights: PathLike | None = None,
+    input_tensor: Tensor | None = None,
     input_shape: tuple[int | None, ...] | None = None,
     pooling: str | None = None,
     num_classes: int = 20,
-    classifier_activation: Any = "softmax",
+    classifier_activation: str | Callable[[Tensor], Tensor] | None = "softmax",
     include_preprocessing: bool = True,
     dropout: float = 0.5,
     normalization: str | None = "lrn",
@@ -113,9 +110,11 @@ def AlexNetMini(
     - [ImageNet Classification with Deep Convolutional Neural Networks](
       https://papers.nips.cc/paper/4824), Krizhevsky et al., 2012
     """
-    num_classes = _check_arguments(
-        num_classes, pooling, dropout, normalization, width_multiplier
-    )
+    num_classes = check_integer("num_classes", num_classes)
+    check_choice("pooling", pooling, (None, "avg", "max"))
+    check_number("dropout", dropout, minimum=0, below=1)
+    check_choice("normalization", normalization, ("lrn", "batch", None))
+    check_number("width_multiplier", width_multiplier, above=0)
     source = None if weights is None else find_weights(weights)
     if source is not None and include_top:
         _check_activation(classifier_activation)
@@ -126,19 +125,7 @@ def AlexNetMini(
     x = image
     if include_preprocessing:
         x = layers.Rescaling(1.0 / 255, name="rescaling")(x)
-    for block, convolutions in _BLOCKS.items():
-        for layer_name, filters in convolutions:
-            x = layers.Conv2D(
-                _scaled(filters, width_multiplier),
-                3,
-                padding="same",
-                activation="relu",
-                name=f"{block}_{layer_name}",
-            )(x)
-        if block in _NORMALIZED_BLOCKS:
-            x = _normalize(x, normalization, block)
-        x = layers.MaxPooling2D(2, name=f"{block}_pool")(x)
-
+    x = _convolve(x, normalization, width_multiplier)
     if include_top:
         x = layers.Flatten(name="flatten")(x)
         for layer_name, units in _DENSE_UNITS.items():
@@ -167,54 +154,28 @@ def AlexNetMini(
     return keras.Model(image, x, name=name)
 
 
-def _check_arguments(
-    num_classes: Any,
-    pooling: Any,
-    dropout: Any,
-    normalization: Any,
-    width_multiplier: Any,
-) -> int:
-    try:
-        count = 0 if isinstance(num_classes, bool) else operator.index(num_classes)
-    except TypeError:
-        count = 0
-    if count < 1:
-        raise ValueError(
-            "Argument `num_classes` must be a positive integer. "
-            f"Received: num_classes={num_classes!r}"
-        )
-    if pooling not in (None, "avg", "max"):
-        raise ValueError(
-            'Argument `pooling` must be None, "avg" or "max". '
-            f"Received: pooling={pooling!r}"
-        )
-    if not (_is_number(dropout) and 0 <= dropout < 1):
-        raise ValueError(
-            "Argument `dropout` must be a number of at least 0 and below 1. "
-            f"Received: dropout={dropout!r}"
-        )
-    if normalization not in _NORMALIZATIONS:
-        raise ValueError(
-            'Argument `normalization` must be "lrn", "batch" or None. '
-            f"Received: normalization={normalization!r}"
-        )
-    if not (_is_number(width_multiplier) and 0 < width_multiplier < math.inf):
-        raise ValueError(
-            "Argument `width_multiplier` must be a finite number above 0. "
-            f"Received: width_multiplier={width_multiplier!r}"
-        )
-    return count
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+def _convolve(x: Tensor, normalization: str | None, width_multiplier: float) -> Tensor:
+    """Applies the blocks of `_BLOCKS`."""
+    for block, convolutions in _BLOCKS.items():
+        for layer_name, filters in convolutions:
+            x = layers.Conv2D(
+                _scaled(filters, width_multiplier),
+                3,
+                padding="same",
+                activation="relu",
+                name=f"{block}_{layer_name}",
+            )(x)
+        if block in _NORMALIZED_BLOCKS:
+            x = _normalize(x, normalization, block)
+        x = layers.MaxPooling2D(2, name=f"{block}_pool")(x)
+    return x
 
 
 def _check_activation(classifier_activation: Any) -> None:
     get = keras.activations.get
     if get(classifier_activation) not in (get("softmax"), get(None)):
         raise ValueError(
-            'Argument `classifier_activation` must be "softmax" or None when '
+            '`classifier_activation` must be "softmax" or None when '
             "`weights` are loaded with `include_top=True`. "
             f"Received: classifier_activation={classifier_activation!r}"
         )
@@ -227,14 +188,14 @@ def _image_shape(
     if input_tensor is not None:
         if not keras.utils.is_keras_tensor(input_tensor):
             raise ValueError(
-                "Argument `input_tensor` must be a Keras tensor, such as "
-                "`keras.Input((64, 64, 3))`; give arrays to the model itself. "
+                "`input_tensor` must be a Keras tensor, such as "
+                "`keras.Input((64, 64, 3))`; to run it on arrays, call the model. "
                 f"Received: input_tensor of type {type(input_tensor).__name__}"
             )
         shape = tuple(input_tensor.shape[1:])
         if input_shape is not None and tuple(input_shape) != shape:
             raise ValueError(
-                "Arguments `input_tensor` and `input_shape` must agree; leave "
+                "`input_tensor` and `input_shape` must agree; leave "
                 "`input_shape` out. "
                 f"Received: input_tensor of shape {tuple(input_tensor.shape)}, "
                 f"input_shape={input_shape}"
@@ -253,7 +214,7 @@ def _as_shape(input_shape: Any) -> tuple[int | None, ...]:
         return tuple(None if n is None else operator.index(n) for n in input_shape)
     except TypeError:
         raise ValueError(
-            "Argument `input_shape` must be a tuple of three integers. "
+            "`input_shape` must be a tuple of three integers. "
             f"Received: input_shape={input_shape!r}"
         ) from None
 
@@ -265,30 +226,30 @@ def _check_image_shape(
     example = _in_data_format(IMAGE_SIZE, IMAGE_SIZE, 3)
     if len(shape) != 3:
         raise ValueError(
-            "Argument `input_shape` must be a tuple of three integers, one image "
+            "`input_shape` must be a tuple of three integers, one image "
             f"without the batch axis, such as {example}. {received}"
         )
     first = keras.config.image_data_format() == "channels_first"
     channels, *sizes = shape if first else (shape[2], *shape[:2])
     if channels is None or channels < 1:
         raise ValueError(
-            "Argument `input_shape` must have a known, positive number of "
+            "`input_shape` must have a known, positive number of "
             f"channels, such as {example}. {received}"
         )
     if any(size is not None and size < MIN_IMAGE_SIZE for size in sizes):
         raise ValueError(
-            "Argument `input_shape` must be at least "
+            "`input_shape` must be at least "
             f"{MIN_IMAGE_SIZE}x{MIN_IMAGE_SIZE} pixels: the model halves height "
             f"and width three times. {received}"
         )
     if include_top and None in sizes:
         raise ValueError(
-            "Argument `input_shape` must have a known height and width when "
+            "`input_shape` must have a known height and width when "
             f"`include_top=True`, such as {example}. {received}"
         )
     if shipped is not None and include_top and shape != example:
         raise ValueError(
-            f"Argument `input_shape` must be {example} when `include_top=True` "
+            f"`input_shape` must be {example} when `include_top=True` "
             f"and `weights={shipped!r}`. {received}"
         )
 
@@ -305,7 +266,7 @@ def _scaled(units: int, width_multiplier: float) -> int:
     return max(1, round(units * width_multiplier))
 
 
-def _normalize(x: Any, normalization: str | None, block: str) -> Any:
+def _normalize(x: Tensor, normalization: str | None, block: str) -> Tensor:
     first = keras.config.image_data_format() == "channels_first"
     if normalization == "lrn":
         return LocalResponseNormalization(name=f"{block}_lrn")(x)
@@ -315,7 +276,7 @@ def _normalize(x: Any, normalization: str | None, block: str) -> Any:
     return x
 
 
-def preprocess_input(x: Any, data_format: str | None = None) -> Any:
+def preprocess_input(x: Tensor, data_format: str | None = None) -> Tensor:
     """Scales pixels from 0..255 to 0..1, as float32.
 
     Only for models made with `include_preprocessing=False`: by default
@@ -340,74 +301,7 @@ def preprocess_input(x: Any, data_format: str | None = None) -> Any:
         >>> preprocess_input(np.array([[0, 51, 255]], dtype="uint8"))
         array([[0. , 0.2, 1. ]], dtype=float32)
     """
-    if data_format not in (None, "channels_last", "channels_first"):
-        raise ValueError(
-            'Argument `data_format` must be "channels_last", "channels_first" '
-            f"or None. Received: data_format={data_format!r}"
-        )
+    check_choice("data_format", data_format, (None, "channels_last", "channels_first"))
     if keras.ops.is_tensor(x) or keras.utils.is_keras_tensor(x):
         return keras.ops.cast(x, "float32") / 255.0
     return np.asarray(x).astype("float32") / np.float32(255)
-
-
-def decode_predictions(
-    preds: Any, top: int = 5, class_names: Sequence[str] | None = None
-) -> list[list[tuple[str, str, float]]]:
-    """Names the most probable classes of each prediction.
-
-    Args:
-        preds: Array or tensor of shape `(batch, classes)`: probabilities or
-            logits.
-        top: Positive integer, how many classes to name for each row; all of
-            them if there are fewer. Defaults to `5`.
-        class_names: The classes in label order: Tiny ImageNet wnids or names
-            of your own. Defaults to the 200 sorted wnids, for 200 columns.
-
-    Returns:
-        A list for each row with tuples `(wnid, name, score)`, the highest score
-        first. Classes that are not Tiny ImageNet wnids are their own name.
-
-    Raises:
-        ValueError: If `preds` is not of rank 2, if `top` is not a positive
-            integer, or if `class_names` does not name each column.
-
-    Examples:
-        >>> preds = np.array([[0.25, 0.75]])
-        >>> decode_predictions(preds, class_names=["n01443537", "my_cat"])
-        [[('my_cat', 'my_cat', 0.75), ('n01443537', 'goldfish', 0.25)]]
-    """
-    # Read when used: the network itself needs no label names.
-    from keras_tinyalex.datasets.classes import TINY_IMAGENET_WORDS, readable_name
-
-    scores = keras.ops.convert_to_numpy(preds)
-    if scores.ndim != 2:
-        raise ValueError(
-            "Argument `preds` must have shape (batch, classes). "
-            f"Received: preds of shape {scores.shape}"
-        )
-    if isinstance(top, bool) or not isinstance(top, numbers.Integral) or top < 1:
-        raise ValueError(
-            f"Argument `top` must be a positive integer. Received: top={top!r}"
-        )
-    columns = scores.shape[1]
-    if class_names is None:
-        if columns != len(TINY_IMAGENET_WORDS):
-            raise ValueError(
-                "Argument `class_names` must name the classes in label order "
-                f"unless there are {len(TINY_IMAGENET_WORDS)} of them. "
-                f"Received: class_names=None for preds of shape {scores.shape}"
-            )
-        class_names = sorted(TINY_IMAGENET_WORDS)
-    if isinstance(class_names, str) or len(class_names) != columns:
-        single = isinstance(class_names, str)
-        received = f"{class_names=}" if single else f"{len(class_names)} names"
-        raise ValueError(
-            "Argument `class_names` must be a sequence with one name for each "
-            f"of the {columns} columns of `preds`. Received: {received}"
-        )
-    best = np.argsort(-scores, axis=1, kind="stable")[:, : int(top)]
-    names = [(str(wnid), readable_name(str(wnid))) for wnid in class_names]
-    return [
-        [(*names[column], float(row[column])) for column in columns]
-        for row, columns in zip(scores, best, strict=True)
-    ]

@@ -21,6 +21,8 @@ _SAFETENSORS_OTHERS = ("I64", "I32", "I16", "I8", "U64", "U32", "U16", "U8", "BO
 # Of JSON, which takes ten times its size in memory; ours has 2 KB.
 _SAFETENSORS_HEADER_LIMIT = 1 << 20
 _HEAP = b"GCOL\1"  # signature and version of a heap in HDF5
+# Of groups in groups. A layer of a layer, as in Keras' wrappers, takes four.
+_MAX_DEPTH = 6
 _FORMATS = "`.keras`, `.h5`, `.weights.h5` or `.safetensors`"
 
 
@@ -84,7 +86,7 @@ def _open(
     if path.suffix == ".keras":
         archive = stack.enter_context(zipfile.ZipFile(path))
         if archive.getinfo(_WEIGHTS_MEMBER).compress_type != zipfile.ZIP_STORED:
-            raise ValueError(f"{_WEIGHTS_MEMBER} is packed; Keras stores it as it is")
+            raise ValueError(f"{_WEIGHTS_MEMBER} is compressed; Keras does not do that")
         member = stack.enter_context(archive.open(_WEIGHTS_MEMBER))
         return _keras_layout(_open_h5(member, stack), order)
     if path.suffix == ".h5":
@@ -96,10 +98,10 @@ def _open(
 
 
 def require_sound_heaps(path: Path) -> None:
-    """Refuses heaps, where HDF5 keeps texts, in which it would walk for ever.
+    """Refuses damaged heaps, in which HDF5 stores text and would loop forever.
 
-    An object of no length, or of one beyond the end, sets HDF5 1.14 going in
-    circles as soon as a text is read. A `.keras` file holds the same bytes.
+    With an object of length zero, or of one beyond the end, HDF5 1.14 loops as
+    soon as a text is read. A `.keras` file contains the same bytes.
 
     Source: https://support.hdfgroup.org/documentation/hdf5/latest/_f_m_t3.html
     """
@@ -116,15 +118,20 @@ def require_sound_heaps(path: Path) -> None:
                 index, length = struct.unpack_from("<H6xQ", data, at)
                 step = 16 + (length + 7) // 8 * 8 if index else length
                 if step < 16 or at + step > end:
-                    raise ValueError("a heap of texts in it is damaged")
+                    raise ValueError("one of its string heaps is damaged")
                 at += step
             start = data.find(_HEAP, start + 1)
 
 
 def _open_h5(source: Any, stack: contextlib.ExitStack) -> h5py.File:
     file = stack.enter_context(h5py.File(source, "r"))
-    if file.id.get_create_plist().get_sizes() != (8, 8):  # else heaps look otherwise
-        raise ValueError("its addresses and lengths must have 8 bytes, as Keras' have")
+    if file.id.get_create_plist().get_sizes() != (
+        8,
+        8,
+    ):  # or heaps differ
+        raise ValueError(
+            "its addresses and lengths must have 8 bytes, as in files written by Keras"
+        )
     return file
 
 
@@ -141,24 +148,26 @@ def _children(group: h5py.Group) -> Iterator[tuple[str, h5py.Group | h5py.Datase
 
 
 def _require_plain(dataset: h5py.Dataset) -> None:
-    """Refuses values that are outside the file, in none, or may swell."""
+    """Refuses values that are outside the file, missing, or compressed."""
     if dataset.external or dataset.is_virtual:
         raise ValueError(f"{dataset.name} keeps its data outside the file")
-    # A few bytes can unpack to gigabytes, whatever the header says. Keras
-    # neither packs arrays nor splits them.
+    # A few compressed bytes can become gigabytes, whatever the header says. Keras
+    # neither compresses arrays nor splits them into chunks.
     if dataset.chunks is not None:
-        raise ValueError(f"{dataset.name} is packed or split into chunks")
+        raise ValueError(f"{dataset.name} is compressed or split into chunks")
     if dataset.id.get_storage_size() < dataset.nbytes:
-        raise ValueError(f"{dataset.name} claims {dataset.nbytes:,} bytes; fewer exist")
+        raise ValueError(
+            f"{dataset.name} declares {dataset.nbytes:,} bytes, more than the file has"
+        )
 
 
 def _layer_name(variables: h5py.Group, key: str) -> str:
     """The layer that a group `vars` says it belongs to."""
     if "name" not in variables.attrs:
         return key
-    # Not an array of strings, which could all be the same large one.
+    # Not an array of strings, which could all be the same large string.
     if variables.attrs.get_id("name").shape != ():
-        raise ValueError(f"the attribute name of {variables.name} is not a text")
+        raise ValueError(f"the attribute name of {variables.name} is not a string")
     name = variables.attrs["name"]
     return name.decode() if isinstance(name, bytes) else str(name)
 
@@ -182,14 +191,24 @@ def _from_bfloat16(bits: np.ndarray) -> np.ndarray:
 
 
 def _keras_layout(file: h5py.File, order: dict[str, list[str]]) -> dict[str, Array]:
-    """`layers/<any>/vars/<number>`; the attribute `name` of vars names the layer."""
+    """`layers/<any>/vars/<number>`; the attribute `name` of vars names the layer.
+
+    Keras stores the optimizer beside the layers. Any other array is listed by its
+    path, so that it is found not to fit.
+    """
     members = dict(_children(file))
-    layers = members.get("layers")
+    layers = members.pop("layers", None)
     if not isinstance(layers, h5py.Group):
         raise ValueError("it has no group `layers`")
     arrays: dict[str, Array] = {}
+    members.pop("optimizer", None)
+    for key, member in members.items():
+        arrays.update(_arrays_below(member, key))
     for key, layer in _children(layers):
-        variables = dict(_children(layer)).get("vars") if _is_group(layer) else None
+        parts = dict(_children(layer)) if _is_group(layer) else {"": layer}
+        variables = parts.pop("vars", None)
+        for part, member in parts.items():
+            arrays.update(_arrays_below(member, f"layers/{key}/{part}".rstrip("/")))
         if variables is None or not _is_group(variables):
             continue
         layer_name = _layer_name(variables, key)
@@ -199,6 +218,19 @@ def _keras_layout(file: h5py.File, order: dict[str, list[str]]) -> dict[str, Arr
             variable = names[int(number)] if known else number
             _add(arrays, f"{layer_name}/{variable}", dataset)
     return arrays
+
+
+def _arrays_below(
+    item: h5py.Group | h5py.Dataset, path: str, depth: int = 0
+) -> Iterator[tuple[str, Array]]:
+    """The arrays in an item, by their paths."""
+    if depth > _MAX_DEPTH:  # a group may be a member of itself
+        raise ValueError(f"{path} is nested too deep")
+    if _is_group(item):
+        for key, child in _children(item):
+            yield from _arrays_below(child, f"{path}/{key}", depth + 1)
+    else:
+        yield path, _h5_array(item)
 
 
 def _legacy_layout(file: h5py.File) -> dict[str, Array]:

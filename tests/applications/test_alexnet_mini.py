@@ -10,7 +10,7 @@ from keras_tinyalex.applications import (
     decode_predictions,
     load_weights_into,
     preprocess_input,
-    weights,
+    shipped,
 )
 
 pytestmark = pytest.mark.backend
@@ -216,10 +216,13 @@ def test_training_tells_colours_apart():
         ({"num_classes": 0}, "`num_classes` must be a positive integer.*=0"),
         ({"num_classes": True}, "`num_classes` must be a positive integer.*=True"),
         ({"num_classes": 2.0}, "`num_classes` must be a positive integer.*=2.0"),
-        ({"pooling": "mean"}, '`pooling` must be None, "avg" or "max".*=\'mean\''),
-        ({"dropout": 1.0}, "`dropout` must be a number of at least 0.*=1.0"),
-        ({"dropout": "0.5"}, "`dropout` must be a number.*='0.5'"),
-        ({"normalization": "layer"}, '"lrn", "batch" or None.*=\'layer\''),
+        ({"pooling": "mean"}, "`pooling` must be one of None, 'avg', 'max'.*='mean'"),
+        (
+            {"dropout": 1.0},
+            "`dropout` must be a finite number of at least 0 and below 1.*=1.0",
+        ),
+        ({"dropout": "0.5"}, "`dropout` must be a finite number.*='0.5'"),
+        ({"normalization": "layer"}, "must be one of 'lrn', 'batch', None.*='layer'"),
         ({"width_multiplier": 0}, "`width_multiplier` must be a finite.*=0"),
         ({"width_multiplier": float("inf")}, "`width_multiplier` must be.*=inf"),
         ({"weights": "imagenet"}, "`weights` must be None, one of .*='imagenet'"),
@@ -304,10 +307,10 @@ def test_weights_without_top(tmp_path):
 
 
 def test_shipped_weights_fix_the_input_shape(tmp_path, monkeypatch):
-    monkeypatch.setattr(weights, "_pretrained_folder", lambda: tmp_path)
+    monkeypatch.setattr(shipped, "_pretrained_folder", lambda: tmp_path)
     (tmp_path / "small.json").write_text('{"sha256": "0"}')
     (tmp_path / "small.h5").write_bytes(b"")
-    monkeypatch.setattr(weights, "weights_path", lambda name: tmp_path / "small.h5")
+    monkeypatch.setattr(shipped, "weights_path", lambda name: tmp_path / "small.h5")
     with pytest.raises(ValueError, match=r"must be \(64, 64, 3\) when .*'small'"):
         AlexNetMini(weights="small", input_shape=(32, 32, 3))
 

@@ -1,4 +1,5 @@
 import hashlib
+import io
 import json
 import struct
 import zipfile
@@ -15,11 +16,12 @@ from keras_tinyalex.applications import (
     load_model,
     load_weights_into,
     model_card,
+    model_files,
     read_class_names,
     save_model,
-    weights,
     weights_path,
 )
+from keras_tinyalex.applications import shipped as shipped_weights
 
 pytestmark = pytest.mark.backend
 SMALL = {"width_multiplier": 1 / 32, "input_shape": (16, 16, 3), "num_classes": 3}
@@ -188,6 +190,56 @@ def test_a_refused_file_changes_nothing(tmp_path, file, message):
     assert_same(model, before)
 
 
+@pytest.mark.parametrize("suffix", [".weights.h5", ".keras"])
+@pytest.mark.parametrize(
+    "path", ["zzz/vars/0", "vars/0", "layers/zzz/vars/0", "layers/dense/zzz/vars/0"]
+)
+def test_an_unknown_array_is_refused_wherever_it_is(tmp_path, suffix, path):
+    model = make_model()
+    if suffix == ".keras":
+        model.save(tmp_path / "extra.keras")
+        with zipfile.ZipFile(tmp_path / "extra.keras") as archive:
+            members = {name: archive.read(name) for name in archive.namelist()}
+        stream = io.BytesIO(members["model.weights.h5"])
+        with h5py.File(stream, "r+") as file:
+            file[path] = np.zeros(3, "float32")
+        members["model.weights.h5"] = stream.getvalue()
+        with zipfile.ZipFile(tmp_path / "extra.keras", "w") as archive:
+            for name, content in members.items():
+                archive.writestr(name, content)
+    else:
+        model.save_weights(tmp_path / "extra.weights.h5")
+        with h5py.File(tmp_path / "extra.weights.h5", "r+") as file:
+            file[path] = np.zeros(3, "float32")
+    before = arrays_of(model)
+    named = "zzz/0" if path == "layers/zzz/vars/0" else path
+    with pytest.raises(ValueError, match=f"unexpected {named}.*model is unchanged"):
+        load_weights_into(model, tmp_path / f"extra{suffix}")
+    assert_same(model, before)
+
+
+def test_the_state_of_the_optimizer_is_no_weight(tmp_path):
+    model = make_model()
+    model.compile("adam", "sparse_categorical_crossentropy")
+    model.fit(np.zeros((2, 16, 16, 3), "uint8"), np.array([0, 1]), verbose=0)
+    model.save_weights(tmp_path / "trained.weights.h5")
+    with h5py.File(tmp_path / "trained.weights.h5") as file:
+        assert "optimizer/vars/0" in file
+    other = make_model()
+    load_weights_into(other, tmp_path / "trained.weights.h5")
+    assert_same(other, arrays_of(model))
+
+
+def test_an_endless_group_beside_the_layers_is_refused(tmp_path):
+    model = make_model()
+    model.save_weights(tmp_path / "endless.weights.h5")
+    with h5py.File(tmp_path / "endless.weights.h5", "r+") as file:
+        group = file.create_group("zzz")
+        group["again"] = group
+    with pytest.raises(ValueError, match=r"zzz/again/.* is nested too deep"):
+        load_weights_into(model, tmp_path / "endless.weights.h5")
+
+
 def test_long_lists_are_cut(tmp_path):
     path = tmp_path / "empty.safetensors"
     write_safetensors(path, {})
@@ -200,7 +252,7 @@ def test_long_lists_are_cut(tmp_path):
     ("options", "message"),
     [
         ({"chunks": (1 << 10, 1 << 10), "compression": "gzip"}, "split into chunks"),
-        ({}, r"claims 1,073,741,824 bytes; fewer exist"),
+        ({}, "declares 1,073,741,824 bytes, more than the file has"),
     ],
 )
 def test_an_array_that_claims_a_gigabyte_is_not_read(tmp_path, options, message):
@@ -331,20 +383,20 @@ def test_a_failed_save_leaves_the_old_file(tmp_path, suffix, monkeypatch):
     def fail(path, text):
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(weights, "_add_class_names", fail)
+    monkeypatch.setattr(model_files, "_add_class_names", fail)
     with pytest.raises(OSError, match="No space left"):
         save_model(model, path, ["other"] * 3)
     assert path.read_bytes() == before
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
 
 
-def test_a_disk_without_room_is_told_before_hdf5_notices(tmp_path, monkeypatch):
+def test_a_full_disk_is_reported_before_hdf5_notices(tmp_path, monkeypatch):
     usage = type("Usage", (), {"free": 300_000})
     monkeypatch.setattr("shutil.disk_usage", lambda path: usage)
     small = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
     save_model(small, tmp_path / "small.h5", ["a", "b"])
     large = keras.Sequential([keras.Input((100,)), keras.layers.Dense(100)])
-    with pytest.raises(OSError, match=r"large\.h5: No space left.*Make room"):
+    with pytest.raises(OSError, match=r"large\.h5: No space left.*Free disk space"):
         save_model(large, tmp_path / "large.h5", ["a"])
     assert [path.name for path in tmp_path.iterdir()] == ["small.h5"]
 
@@ -409,7 +461,7 @@ def test_code_in_a_model_is_refused(tmp_path):
 @pytest.fixture
 def shipped(tmp_path, monkeypatch):
     """A folder of shipped weights with one small model of 64x64 images."""
-    monkeypatch.setattr(weights, "_pretrained_folder", lambda: tmp_path)
+    monkeypatch.setattr(shipped_weights, "_pretrained_folder", lambda: tmp_path)
     model = make_model(input_shape=(64, 64, 3))
     path = tmp_path / "small_3.keras"
     save_model(model, path, CLASSES)
@@ -451,7 +503,7 @@ def test_damaged_shipped_weights(shipped, tmp_path):
     with pytest.raises(ValueError, match=r"'small_3' is damaged.*Expected: sha256="):
         AlexNetMini(weights="small_3")
     path.unlink()
-    with pytest.raises(ValueError, match="'small_3' have a model card but no file"):
+    with pytest.raises(ValueError, match="'small_3' is missing in"):
         weights_path("small_3")
 
 
