@@ -1,30 +1,39 @@
-"""Augmentation of uint8 image batches by index arithmetic.
+"""Augmentation of batches of uint8 images.
 
-An augmentation is a function `(images, generator) -> images` over a uint8
-array `(N, H, W, C)`. Each image draws its own parameters, and nothing is
-interpolated, so the cost beside a training step is next to nothing.
+An augmentation is a function `(images, generator) -> images` of a uint8 array
+`(N, H, W, C)` and a `numpy.random.Generator`. Each image gets its own random
+parameters. Pixels are indexed, not interpolated, which makes the cost small
+compared with a training step.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-Images = npt.NDArray[np.uint8]
-Labels = npt.NDArray[np.float32]
-Augmentation = Callable[[Images, np.random.Generator], Images]
-Mixing = Callable[[Images, Labels, np.random.Generator], tuple[Images, Labels]]
+from keras_tinyalex.aliases import Images
+
+SoftLabels: TypeAlias = npt.NDArray[np.float32]
+"""Probabilities of the classes, `(N, num_classes)`."""
+
+Augmentation: TypeAlias = Callable[[Images, np.random.Generator], Images]
+"""A function `(images, generator) -> images`."""
+
+Mixing: TypeAlias = Callable[
+    [Images, SoftLabels, np.random.Generator], tuple[Images, SoftLabels]
+]
+"""A function `(images, labels, generator) -> (images, labels)`."""
 
 
 def flip(images: Images, generator: np.random.Generator) -> Images:
-    """Mirrors each image left to right with probability one half.
+    """Flips each image horizontally with probability 0.5.
 
     Args:
-        images: uint8 array `(N, H, W, C)`; it is not changed.
-        generator: Source of randomness.
+        images: uint8 array `(N, H, W, C)`, which is not modified.
+        generator: A `numpy.random.Generator`.
 
     Returns:
         uint8 array of the same shape.
@@ -34,25 +43,26 @@ def flip(images: Images, generator: np.random.Generator) -> Images:
         >>> flip(images, np.random.default_rng(0)).shape
         (2, 64, 64, 3)
     """
-    mirrored = _mirrored(images, generator)
+    chosen = _draw_flips(images, generator)
     flipped = images.copy()
-    flipped[mirrored] = images[mirrored][:, :, ::-1]
+    flipped[chosen] = images[chosen][:, :, ::-1]
     return flipped
 
 
 def crop_flip(
     images: Images, generator: np.random.Generator, padding: int = 8
 ) -> Images:
-    """Shifts each image by up to `padding` pixels, then mirrors half of them.
+    """Takes a random crop of each padded image, then flips half of the images.
 
-    The border is padded by reflection and each image is cropped back to its
-    size at its own offset: the augmentation of CIFAR's ResNet (He et al.,
-    2015, https://arxiv.org/abs/1512.03385), scaled to 64x64 pixels.
+    The padding is by reflection, and each image is cropped to its size at its
+    own offset. This is the augmentation of ResNet on CIFAR (He et al., 2015,
+    https://arxiv.org/abs/1512.03385), scaled to 64x64 pixels.
 
     Args:
-        images: uint8 array `(N, H, W, C)`; it is not changed.
-        generator: Source of randomness.
-        padding: Pixels, `0 <= padding < min(H, W)`. Default 8.
+        images: uint8 array `(N, H, W, C)`, which is not modified.
+        generator: A `numpy.random.Generator`.
+        padding: Number of pixels on each side, `0 <= padding < min(H, W)`.
+            Defaults to `8`.
 
     Returns:
         uint8 array of the same shape.
@@ -66,27 +76,29 @@ def crop_flip(
 
     def draw(length: int) -> npt.NDArray[np.int64]:
         starts = generator.integers(-padding, padding + 1, (count, 1))
-        # Reflected at the first pixel, then at the last.
-        places = np.abs(starts + np.arange(length))
-        reflected: npt.NDArray[np.int64] = np.minimum(places, 2 * (length - 1) - places)
+        # Reflect at the first pixel, then at the last.
+        indices = np.abs(starts + np.arange(length))
+        reflected: npt.NDArray[np.int64] = np.minimum(
+            indices, 2 * (length - 1) - indices
+        )
         return reflected
 
     rows, columns = draw(height), draw(width)
-    mirrored = _mirrored(images, generator)
-    columns[mirrored] = columns[mirrored][:, ::-1]
-    return _at(images, rows, columns)
+    flipped = _draw_flips(images, generator)
+    columns[flipped] = columns[flipped][:, ::-1]
+    return _take_pixels(images, rows, columns)
 
 
 def cutout(images: Images, generator: np.random.Generator, size: int = 16) -> Images:
-    """Paints a grey square at a random place of each image.
+    """Cutout: covers a random square of each image with gray.
 
-    The centre may lie anywhere, so that part of the square may fall outside
-    (DeVries and Taylor, 2017, https://arxiv.org/abs/1708.04552).
+    The center is any pixel, so a part of the square may be outside of the
+    image (DeVries and Taylor, 2017, https://arxiv.org/abs/1708.04552).
 
     Args:
-        images: uint8 array `(N, H, W, C)`; it is not changed.
-        generator: Source of randomness.
-        size: Side of the square in pixels, >= 0. Default 16.
+        images: uint8 array `(N, H, W, C)`, which is not modified.
+        generator: A `numpy.random.Generator`.
+        size: Side of the square in pixels, >= 0. Defaults to `16`.
 
     Returns:
         uint8 array of the same shape.
@@ -99,24 +111,25 @@ def cutout(images: Images, generator: np.random.Generator, size: int = 16) -> Im
     count, height, width, _ = images.shape
     tops = generator.integers(0, height, (count, 1)) - size // 2
     lefts = generator.integers(0, width, (count, 1)) - size // 2
-    painted = images.copy()
-    for image, (top,), (left,) in zip(painted, tops, lefts, strict=True):
+    covered = images.copy()
+    for image, (top,), (left,) in zip(covered, tops, lefts, strict=True):
         image[max(top, 0) : top + size, max(left, 0) : left + size] = 128
-    return painted
+    return covered
 
 
 def color(
     images: Images, generator: np.random.Generator, strength: float = 0.2
 ) -> Images:
-    """Changes brightness and contrast of each image, and of each channel a bit.
+    """Color jitter: changes the brightness and contrast of each image.
 
-    Each channel is mapped by `a * x + b`, looked up in a table.
+    Each channel becomes `a * x + b`. Most of `a` and `b` is drawn per image,
+    and a smaller part, of up to `strength / 3`, per channel.
 
     Args:
-        images: uint8 array `(N, H, W, C)`; it is not changed.
-        generator: Source of randomness.
-        strength: Largest relative change of contrast, and of brightness as a
-            part of 255, in [0, 1]. Default 0.2.
+        images: uint8 array `(N, H, W, C)`, which is not modified.
+        generator: A `numpy.random.Generator`.
+        strength: Maximum relative change of contrast, and of brightness as a
+            fraction of 255, in [0, 1]. Defaults to `0.2`.
 
     Returns:
         uint8 array of the same shape.
@@ -129,8 +142,8 @@ def color(
     count, channels = len(images), images.shape[-1]
 
     def draw() -> npt.NDArray[np.float64]:
-        whole = generator.uniform(-strength, strength, (count, 1))
-        return whole + generator.uniform(-strength, strength, (count, channels)) / 3
+        common = generator.uniform(-strength, strength, (count, 1))
+        return common + generator.uniform(-strength, strength, (count, channels)) / 3
 
     contrast, brightness = 1 + draw(), 128 * draw()
     levels = np.arange(256) - 128.0
@@ -146,16 +159,16 @@ def color(
 def zoom_crop(
     images: Images, generator: np.random.Generator, scale: float = 0.6
 ) -> Images:
-    """Crops a random box of each image and enlarges it to the image's size.
+    """Crops a random box of each image and resizes it to the image's size.
 
-    Height and width are drawn apart, each between `scale` and 1 of the
-    image's. Pixels are repeated, not interpolated.
+    Height and width are drawn independently, each between `scale` and 1 of
+    those of the image. Resizing is by nearest neighbor.
 
     Args:
-        images: uint8 array `(N, H, W, C)`; it is not changed.
-        generator: Source of randomness.
-        scale: Smallest side of a box, as a part of the image's, in (0, 1].
-            Default 0.6.
+        images: uint8 array `(N, H, W, C)`, which is not modified.
+        generator: A `numpy.random.Generator`.
+        scale: Minimum side of a box as a fraction of the image's, in (0, 1].
+            Defaults to `0.6`.
 
     Returns:
         uint8 array of the same shape.
@@ -170,75 +183,78 @@ def zoom_crop(
     def draw(length: int) -> npt.NDArray[np.int64]:
         sides = length * generator.uniform(scale, 1, (count, 1))
         starts = generator.uniform(0, 1, (count, 1)) * (length - sides)
-        places = starts + (np.arange(length) + 0.5) * (sides / length)
-        return np.minimum(places.astype(np.int64), length - 1)
+        positions = starts + (np.arange(length) + 0.5) * (sides / length)
+        return np.minimum(positions.astype(np.int64), length - 1)
 
-    return _at(images, draw(height), draw(width))
+    return _take_pixels(images, draw(height), draw(width))
 
 
-def _mirrored(images: Images, generator: np.random.Generator) -> npt.NDArray[np.bool_]:
-    """Which images to mirror: each with probability one half."""
+def _draw_flips(
+    images: Images, generator: np.random.Generator
+) -> npt.NDArray[np.bool_]:
+    """Returns which images to flip, each with probability 0.5."""
     return generator.random(len(images)) < 0.5
 
 
-def _at(
+def _take_pixels(
     images: Images, rows: npt.NDArray[np.int64], columns: npt.NDArray[np.int64]
 ) -> Images:
-    """The pixels of each image at its own rows and columns, `(N, H)` and `(N, W)`.
+    """Returns the pixels at rows `(N, H)` and columns `(N, W)`, given per image.
 
-    A loop over the images is five times as fast as one index for all of them.
+    This loop over the images is 5 times as fast as one indexing of the batch.
     """
     count, channels = len(images), images.shape[-1]
-    taken = np.empty((count, rows.shape[1], columns.shape[1], channels), images.dtype)
-    for new, image, row, column in zip(taken, images, rows, columns, strict=True):
+    result = np.empty((count, rows.shape[1], columns.shape[1], channels), images.dtype)
+    for new, image, row, column in zip(result, images, rows, columns, strict=True):
         image.take(row, axis=0).take(column, axis=1, out=new)
-    return taken
+    return result
 
 
-def _boxes(
+def _draw_squares(
     images: Images, generator: np.random.Generator, sizes: npt.NDArray[Any]
 ) -> npt.NDArray[np.bool_]:
-    """Masks `(N, H, W)` of squares around random centres."""
+    """Returns masks `(N, H, W)` of squares around random centers."""
     count, height, width, _ = images.shape
 
     def draw(length: int) -> npt.NDArray[np.bool_]:
         starts = generator.integers(0, length, count) - sizes // 2
-        place = np.arange(length) - starts[:, None]
-        return (place >= 0) & (place < sizes[:, None])
+        position = np.arange(length) - starts[:, None]
+        return (position >= 0) & (position < sizes[:, None])
 
     return draw(height)[:, :, None] & draw(width)[:, None, :]
 
 
-def _chain(*steps: Augmentation) -> Augmentation:
-    def chained(images: Images, generator: np.random.Generator) -> Images:
+def _compose(*steps: Augmentation) -> Augmentation:
+    def composed(images: Images, generator: np.random.Generator) -> Images:
         for step in steps:
             images = step(images, generator)
         return images
 
-    return chained
+    return composed
 
 
 AUGMENTATIONS: dict[str, Augmentation] = {
     "flip": flip,
     "crop_flip": crop_flip,
-    "crop_flip_cutout": _chain(crop_flip, cutout),
-    "crop_flip_color_cutout": _chain(crop_flip, color, cutout),
-    "zoom_flip_color_cutout": _chain(zoom_crop, flip, color, cutout),
+    "crop_flip_cutout": _compose(crop_flip, cutout),
+    "crop_flip_color_cutout": _compose(crop_flip, color, cutout),
+    "zoom_flip_color_cutout": _compose(zoom_crop, flip, color, cutout),
 }
 
 
 def mixup(
-    images: Images, labels: Labels, generator: np.random.Generator
-) -> tuple[Images, Labels]:
-    """Blends each image, and its label, with another one of the batch.
+    images: Images, labels: SoftLabels, generator: np.random.Generator
+) -> tuple[Images, SoftLabels]:
+    """Mixup: blends each image, and its label, with another one of the batch.
 
-    The part of the other is drawn from Beta(0.8, 0.8) for each image (Zhang
-    et al., 2017, https://arxiv.org/abs/1710.09412).
+    The weight of the other image is drawn from Beta(0.8, 0.8), for each image
+    anew (Zhang et al., 2017, https://arxiv.org/abs/1710.09412).
 
     Args:
-        images: uint8 array `(N, H, W, C)`; it is not changed.
-        labels: float32 probabilities `(N, num_classes)`; not changed.
-        generator: Source of randomness.
+        images: uint8 array `(N, H, W, C)`, which is not modified.
+        labels: float32 probabilities `(N, num_classes)`, which are not
+            modified.
+        generator: A `numpy.random.Generator`.
 
     Returns:
         Images and labels of the same shapes and dtypes.
@@ -250,26 +266,27 @@ def mixup(
         >>> mixed.shape
         (2, 1, 1, 1)
     """
-    part = generator.beta(0.8, 0.8, len(images)).astype(np.float32)
+    weights = generator.beta(0.8, 0.8, len(images)).astype(np.float32)
     other = generator.permutation(len(images))
-    blend = part[:, None, None, None]
-    mixed = images + blend * (images[other].astype(np.float32) - images)
-    return mixed.round().astype(np.uint8), _blend(labels, other, part)
+    difference = images[other].astype(np.float32) - images
+    mixed = images + weights[:, None, None, None] * difference
+    return mixed.round().astype(np.uint8), _blend(labels, other, weights)
 
 
 def cutmix(
-    images: Images, labels: Labels, generator: np.random.Generator
-) -> tuple[Images, Labels]:
-    """Pastes a square of another image of the batch into each image.
+    images: Images, labels: SoftLabels, generator: np.random.Generator
+) -> tuple[Images, SoftLabels]:
+    """CutMix: pastes a square of another image of the batch into each image.
 
-    The square's area is drawn evenly from nothing to the whole image; labels
-    are blended by the area pasted (Yun et al., 2019,
+    The square's area is uniform between 0 and the whole image. Labels are
+    blended by the area that is pasted (Yun et al., 2019,
     https://arxiv.org/abs/1905.04899).
 
     Args:
-        images: uint8 array `(N, H, W, C)`; it is not changed.
-        labels: float32 probabilities `(N, num_classes)`; not changed.
-        generator: Source of randomness.
+        images: uint8 array `(N, H, W, C)`, which is not modified.
+        labels: float32 probabilities `(N, num_classes)`, which are not
+            modified.
+        generator: A `numpy.random.Generator`.
 
     Returns:
         Images and labels of the same shapes and dtypes.
@@ -283,25 +300,35 @@ def cutmix(
     """
     side = min(images.shape[1:3])
     sizes = (side * np.sqrt(generator.random(len(images)))).astype(np.int64)
-    inside = _boxes(images, generator, sizes)
+    inside = _draw_squares(images, generator, sizes)
     other = generator.permutation(len(images))
     mixed = np.where(inside[..., None], images[other], images)
-    part = inside.mean(axis=(1, 2), dtype=np.float32)
-    return mixed, _blend(labels, other, part)
+    weights = inside.mean(axis=(1, 2), dtype=np.float32)
+    return mixed, _blend(labels, other, weights)
 
 
 def mixup_cutmix(
-    images: Images, labels: Labels, generator: np.random.Generator
-) -> tuple[Images, Labels]:
-    """Applies `mixup` or `cutmix` to a batch, each with probability one half."""
+    images: Images, labels: SoftLabels, generator: np.random.Generator
+) -> tuple[Images, SoftLabels]:
+    """Applies `mixup` or `cutmix` to a batch, each with probability 0.5.
+
+    Args:
+        images: uint8 array `(N, H, W, C)`, which is not modified.
+        labels: float32 probabilities `(N, num_classes)`, which are not
+            modified.
+        generator: A `numpy.random.Generator`.
+
+    Returns:
+        Images and labels of the same shapes and dtypes.
+    """
     mix = mixup if generator.random() < 0.5 else cutmix
     return mix(images, labels, generator)
 
 
 def _blend(
-    labels: Labels, other: npt.NDArray[np.int64], part: npt.NDArray[np.float32]
-) -> Labels:
-    return labels + part[:, None] * (labels[other] - labels)
+    labels: SoftLabels, other: npt.NDArray[np.int64], weights: npt.NDArray[np.float32]
+) -> SoftLabels:
+    return labels + weights[:, None] * (labels[other] - labels)
 
 
 MIXINGS: dict[str, Mixing] = {
@@ -312,11 +339,14 @@ MIXINGS: dict[str, Mixing] = {
 
 
 def get(augmentation: str | Augmentation | None) -> Augmentation | None:
-    """Returns the augmentation of a name; passes functions and `None` on.
+    """Returns the augmentation with a given name.
 
     Args:
-        augmentation: `"flip"`, `"crop_flip"`, a function
-            `(images, generator) -> images` over uint8 arrays, or `None`.
+        augmentation: Name of an augmentation: `"flip"`, `"crop_flip"`,
+            `"crop_flip_cutout"`, `"crop_flip_color_cutout"` or
+            `"zoom_flip_color_cutout"`. A function
+            `(images, generator) -> images` of uint8 arrays, and `None`, are
+            returned as they are.
 
     Returns:
         The function, or `None`.

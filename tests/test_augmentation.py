@@ -1,4 +1,4 @@
-"""Augmentations move pixels and change no values."""
+"""Augmentations and mixings, compared with what their definitions give."""
 
 import numpy as np
 import pytest
@@ -6,12 +6,12 @@ import pytest
 from keras_tinyalex import augmentation
 
 
-def pictures(count=64):
+def make_images(count=64):
     return np.random.default_rng(0).integers(0, 256, (count, 16, 16, 3), np.uint8)
 
 
-def test_flip_mirrors_about_half():
-    images = pictures()
+def test_flip_flips_about_half():
+    images = make_images()
     before = images.copy()
     flipped = augmentation.flip(images, np.random.default_rng(1))
     same = [(a == b).all() for a, b in zip(flipped, images, strict=True)]
@@ -21,11 +21,11 @@ def test_flip_mirrors_about_half():
     assert (images == before).all()
 
 
-def test_crop_flip_shifts_each_image_by_its_own_offset():
-    images = pictures()
-    moved = augmentation.crop_flip(images, np.random.default_rng(1), padding=2)
+def test_crop_flip_crops_each_image_at_its_own_offset():
+    images = make_images()
+    cropped = augmentation.crop_flip(images, np.random.default_rng(1), padding=2)
     offsets = set()
-    for image, result in zip(images, moved, strict=True):
+    for image, result in zip(images, cropped, strict=True):
         padded = np.pad(image, [(2, 2), (2, 2), (0, 0)], mode="reflect")
         found = [
             (top, left, step)
@@ -41,7 +41,8 @@ def test_crop_flip_shifts_each_image_by_its_own_offset():
 
 def test_same_generator_same_images():
     first, second = (
-        augmentation.crop_flip(pictures(), np.random.default_rng(5)) for _ in range(2)
+        augmentation.crop_flip(make_images(), np.random.default_rng(5))
+        for _ in range(2)
     )
     assert (first == second).all()
 
@@ -54,21 +55,21 @@ def test_get():
         augmentation.get("mirror")
 
 
-def test_cutout_paints_a_square_and_nothing_else():
-    images = pictures() // 2  # below the grey of the square
+def test_cutout_covers_one_square():
+    images = make_images() // 2  # below the gray of the square
     result = augmentation.cutout(images, np.random.default_rng(1), size=6)
-    grey = (result == 128).all(axis=-1)
-    assert (result[~grey] == images[~grey]).all()
-    for mask in grey:
+    gray = (result == 128).all(axis=-1)
+    assert (result[~gray] == images[~gray]).all()
+    for mask in gray:
         rows, columns = np.nonzero(mask.any(axis=1))[0], np.nonzero(mask.any(axis=0))[0]
         assert mask.sum() == len(rows) * len(columns)
         assert 3 <= len(rows) <= 6
         assert 3 <= len(columns) <= 6
-    assert (grey.sum(axis=(1, 2)) == 36).any()
-    assert len({mask.tobytes() for mask in grey}) > 32
+    assert (gray.sum(axis=(1, 2)) == 36).any()
+    assert len({mask.tobytes() for mask in gray}) > 32
 
 
-def test_color_maps_each_channel_by_one_line():
+def test_color_maps_each_channel_linearly():
     levels = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1)
     images = np.repeat(np.repeat(levels, 3, axis=-1), 8, axis=0)
     result = augmentation.color(images, np.random.default_rng(1), strength=0.3)
@@ -82,25 +83,25 @@ def test_color_maps_each_channel_by_one_line():
     assert (augmentation.color(images, np.random.default_rng(1), 0) == images).all()
 
 
-def test_zoom_crop_enlarges_a_box():
+def test_zoom_crop_resizes_a_box():
     rows, columns = np.indices((16, 16), dtype=np.uint8)
     images = np.stack([rows, columns, rows], axis=-1)[None].repeat(64, axis=0)
     result = augmentation.zoom_crop(images, np.random.default_rng(1), scale=0.5)
-    for places in (result[:, :, 0, 0], result[:, 0, :, 1]):
-        assert (np.diff(places.astype(int), axis=1) >= 0).all()
-        spans = places[:, -1].astype(int) - places[:, 0] + 1
+    for positions in (result[:, :, 0, 0], result[:, 0, :, 1]):
+        assert (np.diff(positions.astype(int), axis=1) >= 0).all()
+        spans = positions[:, -1].astype(int) - positions[:, 0] + 1
         assert spans.min() in (8, 9)
         assert spans.max() == 16
     # Rows do not depend on the column, nor columns on the row.
     assert (result[..., 0] == result[:, :, :1, 0]).all()
     assert (result[..., 1] == result[:, :1, :, 1]).all()
-    whole = augmentation.zoom_crop(images, np.random.default_rng(1), scale=1)
-    assert (whole == images).all()
+    unchanged = augmentation.zoom_crop(images, np.random.default_rng(1), scale=1)
+    assert (unchanged == images).all()
 
 
 @pytest.mark.parametrize("name", sorted(augmentation.MIXINGS))
 def test_mixing_blends_images_and_labels_alike(name):
-    """Image i is all i: what is in a picture tells what must be in its label."""
+    """Image i is filled with 8 * i, so its pixels show what its label must be."""
     count = 32
     images = np.arange(count, dtype=np.uint8) * 8
     images = images[:, None, None, None] * np.ones((1, 16, 16, 3), np.uint8)

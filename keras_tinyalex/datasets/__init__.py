@@ -1,4 +1,4 @@
-"""Data sets: Tiny ImageNet and folders in the same shape."""
+"""Datasets: Tiny ImageNet, and folders with the same layout."""
 
 from keras_tinyalex.datasets import tiny_imagenet
 

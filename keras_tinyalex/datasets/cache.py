@@ -1,85 +1,83 @@
-"""Decoded images on disk, so that they are decoded once a machine.
+"""A cache of decoded images on disk, so that each machine decodes them once.
 
-The key is made of everything that decides the pixels: for a zip the checksums in
-its directory, for a folder the names, sizes and times of its files. Entries are
-memory-mapped, not read; delete the folder at any time.
+An entry's key is a hash of everything that decides the pixels: the checksums in
+the directory of a zip, or the names, sizes and modification times of the files in
+a folder. Entries are memory-mapped. You may delete the folder at any time.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
-from keras_tinyalex.datasets.layout import LabelledImage, Source
-from keras_tinyalex.files import written_whole
+from keras_tinyalex.aliases import Images
+from keras_tinyalex.datasets.source import LabelledImage, Source
+from keras_tinyalex.files import atomic_write, keras_home
 
-Images = npt.NDArray[np.uint8]
-# Part of each key: count it up when images come to be decoded otherwise.
+# Part of each key: raise it when images are decoded to other pixels.
 VERSION = 1
-# Seconds after which nobody writes to an unfinished entry any more.
-STALE = 3600
+# Age in seconds from which an unfinished entry is taken for a killed process's.
+STALE_SECONDS = 3600
 
 
 def cache_folder() -> Path:
-    """Returns where decoded images are kept, under `KERAS_HOME` or `~/.keras`."""
-    home = os.environ.get("KERAS_HOME") or "~/.keras"
-    return Path(home).expanduser() / "keras_tinyalex" / "decoded"
+    """Returns the folder of decoded images, under `KERAS_HOME` or `~/.keras`."""
+    return keras_home() / "keras_tinyalex" / "decoded"
 
 
-def decoded(
+def load_or_decode(
     source: Source,
     images: Sequence[LabelledImage],
     image_size: tuple[int, int],
     decode: Callable[[], Iterable[Images]],
 ) -> Images:
-    """Returns the pixels of `images`, from the cache where they are there.
+    """Returns the pixels of `images` from the cache, which it fills if needed.
 
     Args:
-        source: Where the images are.
-        images: What to decode.
+        source: The source of the images.
+        images: The images to decode.
         image_size: `(height, width)` in pixels.
-        decode: Decodes them: gives uint8 arrays `(n, height, width, 3)`, as they
-            follow each other.
+        decode: Returns the pixels in the order of `images`, as chunks: uint8
+            arrays `(n, height, width, 3)`. Called on a cache miss only.
 
     Returns:
-        uint8 array `(N, height, width, 3)`, memory-mapped and read-only, or in
-        memory where the cache cannot be written.
+        uint8 array `(N, height, width, 3)`: memory-mapped and read-only, or
+        in memory if the cache cannot be written.
     """
     shape = (len(images), *image_size, 3)
     path = cache_folder() / f"{_key(source, images, image_size)}.npy"
-    if (pixels := _mapped(path, shape)) is None:
+    pixels = _open_entry(path, shape)
+    if pixels is None:
         with contextlib.suppress(OSError):  # a full or read-only disk
             path.parent.mkdir(parents=True, exist_ok=True)
-            _remove_left(path.parent)
-            with written_whole(path, several=True) as file:
-                head = {"descr": "|u1", "fortran_order": False, "shape": shape}
-                np.lib.format.write_array_header_1_0(file, head)
-                for some in decode():
-                    file.write(some.data)
-            pixels = _mapped(path, shape)
-    # It works without the cache, only slower.
-    return joined(decode(), shape) if pixels is None else pixels
+            _remove_stale(path.parent)
+            with atomic_write(path, concurrent=True) as file:
+                header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+                np.lib.format.write_array_header_1_0(file, header)
+                for chunk in decode():
+                    file.write(chunk.data)
+            pixels = _open_entry(path, shape)
+    # Without the cache it works, only slower.
+    return concatenate(decode(), shape) if pixels is None else pixels
 
 
-def joined(parts: Iterable[Images], shape: tuple[int, ...]) -> Images:
-    """Returns the parts as one array of this shape, in memory."""
+def concatenate(chunks: Iterable[Images], shape: tuple[int, ...]) -> Images:
+    """Returns the chunks as one array of this shape, in memory."""
     images = np.empty(shape, np.uint8)
     done = 0
-    for part in parts:
-        images[done : done + len(part)] = part
-        done += len(part)
+    for chunk in chunks:
+        images[done : done + len(chunk)] = chunk
+        done += len(chunk)
     return images
 
 
-def _mapped(path: Path, shape: tuple[int, ...]) -> Images | None:
-    with contextlib.suppress(OSError, ValueError, EOFError):  # not there, or damaged
+def _open_entry(path: Path, shape: tuple[int, ...]) -> Images | None:
+    with contextlib.suppress(OSError, ValueError, EOFError):  # missing or damaged
         images: Images = np.load(path, mmap_mode="r", allow_pickle=False)
         if images.shape == shape and images.dtype == np.uint8:
             return images
@@ -90,15 +88,15 @@ def _key(
     source: Source, images: Sequence[LabelledImage], image_size: tuple[int, int]
 ) -> str:
     digest = hashlib.sha256(f"{VERSION} {image_size}".encode())
-    # One by one: a list of so many tuples wakes the garbage collector, for longer
-    # than all the rest takes.
+    # One image at a time: a list of as many tuples triggers garbage collections
+    # that take longer than everything else here.
     for image in images:
-        digest.update(repr((image.name, *source.stamp(image))).encode())
+        digest.update(repr((image.name, *source.fingerprint(image))).encode())
     return digest.hexdigest()[:32]
 
 
-def _remove_left(folder: Path) -> None:
-    """Removes what a run that was killed has left, once nobody writes to it."""
-    for left in folder.glob("*.part-*"):
-        if time.time() - left.stat().st_mtime > STALE:
-            left.unlink(missing_ok=True)
+def _remove_stale(folder: Path) -> None:
+    """Removes the unfinished entries of processes that were killed."""
+    for path in folder.glob("*.part-*"):
+        if time.time() - path.stat().st_mtime > STALE_SECONDS:
+            path.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""The 200 classes of Tiny ImageNet, and how a subset of classes is chosen."""
+"""The 200 classes of Tiny ImageNet, and the selection of classes."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from typing import SupportsIndex, TypeAlias
 
 from keras_tinyalex.datasets.sample import CLASS_WORDS
 
-ClassSpec: TypeAlias = SupportsIndex | str | os.PathLike[str] | Iterable[str] | None
+Classes: TypeAlias = SupportsIndex | str | os.PathLike[str] | Iterable[str] | None
+"""The values that every argument `classes` takes; see `select_classes`."""
 
 TINY_IMAGENET_WORDS: Mapping[str, str]
 """WordNet names of the 200 classes by wnid, in sorted wnid order."""
 
 
 def __getattr__(name: str) -> Mapping[str, str]:
-    # The table is read when it is first asked for, not at import.
+    # Reads the table on first use, not at import.
     if name == "TINY_IMAGENET_WORDS":
         return _read_table()
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
@@ -36,17 +37,17 @@ def _read_table() -> Mapping[str, str]:
 
 
 def readable_name(class_name: str, words: Mapping[str, str] | None = None) -> str:
-    """Returns the first of a class's names, for people to read.
+    """Returns the first readable name of a class.
 
     Args:
         class_name: A wnid, or the name of a class folder.
-        words: Comma separated names by class name. Classes which are not in
-            it, and all where it is `None`, are looked up in
-            `TINY_IMAGENET_WORDS` and among those of the embedded sample.
+        words: Comma-separated readable names by class name. Classes without
+            an entry are looked up in `TINY_IMAGENET_WORDS` and in the table
+            of the embedded sample. Defaults to `None`: no entries.
 
     Returns:
-        The name before the first comma; `class_name` itself where no name is
-        known.
+        The name before the first comma, or `class_name` itself if the class
+        has no readable name.
 
     Examples:
         >>> readable_name("n01443537")
@@ -61,36 +62,36 @@ def readable_name(class_name: str, words: Mapping[str, str] | None = None) -> st
 
 def select_classes(
     available: Iterable[str],
-    spec: ClassSpec = None,
+    classes: Classes = None,
     words: Mapping[str, str] | None = None,
 ) -> tuple[str, ...]:
-    """Chooses classes by count, wnid, name or file.
+    """Selects classes by count, wnid, name or file.
 
     Args:
-        available: Class names (wnids or folder names) to choose from.
-        spec: What to choose:
+        available: Class names (wnids or folder names) to select from.
+        classes: What to select:
 
-            * `None`: all classes;
+            * `None`, or `"all"` where no class has this name: all classes;
             * integer n, 1 <= n <= number of classes: the first n of the
               sorted class names;
             * list or other iterable of strings, each a class name or one of
-              its comma separated readable names (in any case);
+              its comma-separated readable names (in any case);
             * path (string or `pathlib.Path`) of a text file with one such
-              string a line; blank lines, what follows a `#`, and what
-              follows a tab are skipped, so that `words.txt` will do;
-            * string with an integer (`"20"`) or with class names and readable
-              names separated by commas (`"goldfish,n01641577"`), for command
-              lines.
+              string per line. Blank lines are skipped, and so is everything
+              after a `#` or a tab, so that you can pass `words.txt`;
+            * string with an integer (`"20"`), or with class names and
+              readable names separated by commas (`"goldfish,n01641577"`), as
+              on the command line.
 
-        words: Readable names by class name, as of `readable_name`.
+        words: Readable names by class name; see `readable_name`.
 
     Returns:
-        The chosen class names, sorted: label i is the i-th of them.
+        The selected class names, sorted: label i is the i-th of them.
 
     Raises:
-        ValueError: If a name is unknown, fits more than one class, or chooses
-            a class for the second time; if the count is out of range; if
-            nothing is chosen; or if `spec` is none of the above.
+        ValueError: If a name is unknown, matches more than one class, or
+            selects a class twice; if the count is out of range; if nothing
+            is selected; or if `classes` is none of the above.
 
     Examples:
         >>> wnids = ["n01641577", "n01443537", "n01644900"]
@@ -100,23 +101,26 @@ def select_classes(
         ('n01443537', 'n01644900')
     """
     names = tuple(sorted(set(available)))
-    if spec is None:
+    if classes is None:
         return names
-    if isinstance(spec, bool) or not isinstance(
-        spec, (SupportsIndex, str, os.PathLike, Iterable)
+    if isinstance(classes, bool) or not isinstance(
+        classes, (SupportsIndex, str, os.PathLike, Iterable)
     ):
         raise ValueError(
-            "`classes` must be None, an integer, a list of wnids or names, or the "
-            f"path of a file with one of these a line. Received: classes={spec!r}"
+            "`classes` must be None, 'all', an integer, a list of wnids or names, or "
+            "the path of a file with one of these per line. "
+            f"Received: classes={classes!r}"
         )
-    index = _NameIndex(names, words, f"Received: classes={_short(spec)}")
-    if isinstance(spec, str):
-        spec = _parse_text(spec, index)
-    if isinstance(spec, SupportsIndex):
-        return _first(names, operator.index(spec))
-    if isinstance(spec, os.PathLike):
-        return index.find_all(_read_names(Path(spec).expanduser()))
-    return index.find_all(spec)
+    index = _NameIndex(names, words, f"Received: classes={_shorten(classes)}")
+    if classes == "all" and not index.candidates("all"):
+        return names
+    if isinstance(classes, str):
+        classes = _parse_text(classes, index)
+    if isinstance(classes, SupportsIndex):
+        return _first(names, operator.index(classes))
+    if isinstance(classes, os.PathLike):
+        return index.find_all(_read_names(Path(classes).expanduser()))
+    return index.find_all(classes)
 
 
 def _first(names: tuple[str, ...], count: int) -> tuple[str, ...]:
@@ -129,7 +133,7 @@ def _first(names: tuple[str, ...], count: int) -> tuple[str, ...]:
 
 
 def _parse_text(text: str, index: _NameIndex) -> int | Path | list[str]:
-    """Tells what a string from a command line or a config means."""
+    """Returns what a string from a command line or a config stands for."""
     text = text.strip()
     try:
         return int(text)
@@ -137,10 +141,10 @@ def _parse_text(text: str, index: _NameIndex) -> int | Path | list[str]:
         pass
     if index.candidates(text):
         return [text]
-    # `os.path` raises nothing where a list of classes makes no path.
+    # `os.path` does not raise on a list of classes that is too long for a path.
     path = Path(os.path.expanduser(text))  # noqa: PTH111
     exists = os.path.exists(path)  # noqa: PTH110
-    # A path that does not exist is told as such, not as an unknown class.
+    # A missing file is reported as such, not as an unknown class.
     if text and (exists or path.suffix in (".txt", ".tsv") or os.sep in text):
         return path
     return [item for item in text.split(",") if item.strip()]
@@ -152,7 +156,7 @@ def _read_names(path: Path) -> list[str]:
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not UTF-8 text"
         raise ValueError(
-            "`classes` must be a readable text file with one wnid or name a line: "
+            "`classes` must be a readable text file with one wnid or name per line: "
             f"{reason}. Received: classes={str(path)!r}"
         ) from error
     items = (line.partition("#")[0].partition("\t")[0].strip() for line in lines)
@@ -160,7 +164,7 @@ def _read_names(path: Path) -> list[str]:
 
 
 class _NameIndex:
-    """Finds classes by their class name or any readable name."""
+    """Finds classes by class name or by any of their readable names."""
 
     def __init__(
         self, names: tuple[str, ...], words: Mapping[str, str] | None, received: str
@@ -184,7 +188,7 @@ class _NameIndex:
             if name in chosen:
                 raise ValueError(
                     f"`classes` must name each class once, but {chosen[name]!r} and "
-                    f"{item!r} both choose {name!r}. {self.received}"
+                    f"{item!r} both select {name!r}. {self.received}"
                 )
             chosen[name] = item
         if not chosen:
@@ -194,7 +198,7 @@ class _NameIndex:
     def _find(self, item: object) -> str:
         if not isinstance(item, str):
             raise ValueError(
-                "`classes` must list strings, wnids or names, but holds "
+                "`classes` must list strings, wnids or names, not "
                 f"{item!r}. {self.received}"
             )
         found = self.candidates(item.strip())
@@ -202,7 +206,7 @@ class _NameIndex:
             return found[0]
         if found:
             raise ValueError(
-                f"`classes` names {item!r}, which fits more than one class: "
+                f"`classes` names {item!r}, which matches more than one class: "
                 f"{', '.join(found)}. Use one of these instead. {self.received}"
             )
         raise ValueError(
@@ -225,6 +229,6 @@ def _fold(word: str) -> str:
     return " ".join(word.split()).casefold()
 
 
-def _short(value: object, limit: int = 200) -> str:
+def _shorten(value: object, limit: int = 200) -> str:
     text = repr(value)
     return text if len(text) <= limit else f"{text[:limit]}..."

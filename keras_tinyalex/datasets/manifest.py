@@ -1,4 +1,4 @@
-"""The file that says what a restructured data set holds."""
+"""The manifest: a file that lists the content of a restructured dataset."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _FILE_FIELDS = {"path": str, "size": int, "sha256": str}
 
 
 def find_difference(manifest: Mapping[str, Any], target: Path) -> str:
-    """Returns how the files differ from the manifest, "" if not at all."""
+    """Returns the first difference between files and manifest, "" if none."""
     listed = {file["path"]: file["size"] for file in manifest["files"]}
     present = dict(_scan(target))
     for path in sorted(listed.keys() | present.keys()):
@@ -32,7 +32,7 @@ def find_difference(manifest: Mapping[str, Any], target: Path) -> str:
 
 
 def _scan(target: Path) -> Iterator[tuple[str, int | None]]:
-    """Yields relative paths and sizes; no size for a broken link."""
+    """Yields relative paths and sizes; the size of a broken link is `None`."""
     for split in SPLIT_FOLDERS.values():
         if not (target / split).is_dir():
             continue
@@ -47,7 +47,7 @@ def _scan(target: Path) -> Iterator[tuple[str, int | None]]:
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
-    """Returns the manifest if `restructure` made this folder, else None."""
+    """Returns the manifest if `restructure` made this folder, else `None`."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError, ValueError, RecursionError):
@@ -59,15 +59,13 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
             f"{folder / MANIFEST} was written by another version of keras_tinyalex. "
             "Pass another `destination`, or remove that folder."
         )
-    whole = _has(manifest, _FIELDS) and "classes" in manifest
-    return manifest if whole and _are_files(manifest["files"]) else None
+    if not _has_fields(manifest, _FIELDS) or "classes" not in manifest:
+        return None
+    complete = all(_has_fields(file, _FILE_FIELDS) for file in manifest["files"])
+    return manifest if complete else None
 
 
-def _has(value: Any, fields: Mapping[str, type]) -> bool:
+def _has_fields(value: Any, fields: Mapping[str, type]) -> bool:
     return isinstance(value, dict) and all(
         isinstance(value.get(name), kind) for name, kind in fields.items()
     )
-
-
-def _are_files(values: list[Any]) -> bool:
-    return all(_has(value, _FILE_FIELDS) for value in values)

@@ -1,4 +1,4 @@
-"""Decides which image of a source goes where; touches no file."""
+"""Plans which image of a source gets which path, without touching a file."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from pathlib import Path
 
 from keras_tinyalex.datasets.classes import (
     TINY_IMAGENET_WORDS,
-    ClassSpec,
+    Classes,
     select_classes,
 )
-from keras_tinyalex.datasets.layout import LabelledImage, Source
+from keras_tinyalex.datasets.source import LabelledImage, Source
 
 SPLIT_FOLDERS = {"train": "train_images", "val": "val_images"}
 
 
 @dataclass(frozen=True)
 class Move:
-    """One image and the path it gets, relative to the destination."""
+    """One image and its new path, relative to the destination."""
 
     image: LabelledImage
     path: str
@@ -26,7 +26,7 @@ class Move:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a restructured data set will hold; labels follow `class_names`."""
+    """The content of a restructured dataset; label i is `class_names[i]`."""
 
     destination: Path
     class_names: tuple[str, ...]
@@ -34,12 +34,12 @@ class Plan:
     moves: tuple[Move, ...]
 
 
-def plan_moves(source: Source, destination: Path, classes: ClassSpec = None) -> Plan:
-    """Decides which image goes where. Nothing is read or written.
+def plan_moves(source: Source, destination: Path, classes: Classes = None) -> Plan:
+    """Plans which image gets which path. Reads and writes nothing.
 
     Args:
         source: A `Source`, from `open_source`.
-        destination: Folder of the restructured data set.
+        destination: Folder of the restructured dataset.
         classes: See `restructure`.
 
     Returns:
@@ -47,10 +47,10 @@ def plan_moves(source: Source, destination: Path, classes: ClassSpec = None) -> 
 
     Raises:
         ValueError: If a class is unknown, two images would get the same
-            path, a name is not a plain file name, or the destination and the
-            source lie in each other.
+            path, a name is not a plain file name, or one of destination and
+            source is inside the other.
     """
-    _require_apart(source.location.resolve(), destination)
+    _check_no_overlap(source.location.resolve(), destination)
     class_names = select_classes(source.class_names, classes, source.words)
     chosen = frozenset(class_names)
     moves: dict[str, Move] = {}
@@ -71,19 +71,19 @@ def plan_moves(source: Source, destination: Path, classes: ClassSpec = None) -> 
     return Plan(destination, class_names, known, tuple(moves.values()))
 
 
-def _require_apart(location: Path, destination: Path) -> None:
-    ours = (destination, staging_of(destination), backup_of(destination))
-    for folder in ours:
+def _check_no_overlap(location: Path, destination: Path) -> None:
+    written = (destination, staging_folder(destination), backup_folder(destination))
+    for folder in written:
         if location in (folder, *folder.parents) or folder in location.parents:
             raise ValueError(
-                "`destination` must lie outside of the source, and the source outside "
+                "`destination` must be outside of the source, and the source outside "
                 f"of it. Received: source={str(location)!r}, "
                 f"destination={str(destination)!r}"
             )
 
 
 def _file_name(image: LabelledImage, source: Source) -> str:
-    """Returns the image's file name; nothing may lead out of the folder."""
+    """Returns the image's file name; refuses names that lead out of a folder."""
     file_name = image.name.rpartition("/")[2]
     for name in (image.class_name, file_name):
         if name in ("", ".", "..") or "/" in name or "\\" in name:
@@ -94,11 +94,11 @@ def _file_name(image: LabelledImage, source: Source) -> str:
     return file_name
 
 
-def staging_of(target: Path) -> Path:
-    """Where a data set is made before it gets its name."""
+def staging_folder(target: Path) -> Path:
+    """Returns the folder in which a dataset is written before it is renamed."""
     return target.with_name(f"{target.name}.partial")
 
 
-def backup_of(target: Path) -> Path:
-    """Where an earlier result waits while it is replaced."""
+def backup_folder(target: Path) -> Path:
+    """Returns the folder that keeps an earlier result while it is replaced."""
     return target.with_name(f".{target.name}.replaced")

@@ -1,4 +1,4 @@
-"""Writes a planned data set beside its destination and renames it there."""
+"""Writes a planned dataset to a temporary folder and renames it at the end."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from keras_tinyalex.datasets.layout import Source
 from keras_tinyalex.datasets.manifest import (
     FORMAT,
     FORMAT_VERSION,
@@ -19,29 +18,31 @@ from keras_tinyalex.datasets.manifest import (
     find_difference,
     read_manifest,
 )
-from keras_tinyalex.datasets.plan import Plan, backup_of, staging_of
+from keras_tinyalex.datasets.plan import Plan, backup_folder, staging_folder
+from keras_tinyalex.datasets.source import Source
 from keras_tinyalex.files import write_json
 from keras_tinyalex.progress import Progress
 
-# Sources which a move has still to delete; hidden, so that it is not data.
+# The sources that a move must still delete. Hidden, so that it is not taken for data.
 JOURNAL = ".move_journal.json"
 
 
 def apply_moves(
     plan: Plan, source: Source, folder: Path, mode: str, progress: bool = True
 ) -> list[dict[str, Any]]:
-    """Writes the plan's files below `folder`; the source is not changed.
+    """Writes the plan's files to `folder`. The source is not changed.
 
     Args:
         plan: From `plan_moves`.
         source: The `Source` of the plan.
         folder: Existing folder to write to.
-        mode: See `restructure`. `"move"` makes hard links, or copies where
-            these are not possible, and leaves the deletion to the caller.
+        mode: See `restructure`. `"move"` makes hard links, or copies if
+            these are not possible. The caller must delete the sources.
         progress: Whether to show progress on standard error.
 
     Returns:
-        For each move a dictionary of its `path`, `size` and `sha256`.
+        List of dictionaries, one per move, with its `path`, `size` and
+        `sha256`.
     """
     for parent in sorted({move.path.rpartition("/")[0] for move in plan.moves}):
         (folder / parent).mkdir(parents=True, exist_ok=True)
@@ -68,7 +69,7 @@ def _write_file(path: str, data: bytes, sync: bool = False) -> None:
             if sync:
                 file.flush()
                 os.fsync(file.fileno())
-    except OSError as error:  # a full disk does not say which file
+    except OSError as error:  # that of a full disk does not name the file
         text = f"Cannot write {path}: {error.strerror}"
         raise OSError(error.errno, text) from error
 
@@ -77,7 +78,7 @@ def _link(original: str, path: str, mode: str, data: bytes) -> None:
     if mode == "symlink":
         Path(path).symlink_to(os.path.realpath(original))
         return
-    # A link to a symbolic link would end with the latter.
+    # A hard link to a symbolic link would break when that is removed.
     is_link = os.path.islink(original)  # noqa: PTH114, half the time of Path
     real = os.path.realpath(original) if is_link else original
     try:
@@ -96,9 +97,20 @@ def _link(original: str, path: str, mode: str, data: bytes) -> None:
 def publish(
     plan: Plan, source: Source, request: Mapping[str, Any], progress: bool
 ) -> list[dict[str, Any]]:
-    """Makes the data set beside the destination, then renames it."""
+    """Writes the dataset to the staging folder and renames it to its destination.
+
+    Args:
+        plan: From `plan_moves`.
+        source: The `Source` of the plan.
+        request: The arguments `source`, `mode` and `classes` of `restructure`
+            as JSON values, for the manifest.
+        progress: Whether to show progress on standard error.
+
+    Returns:
+        The files of the dataset; see `apply_moves`.
+    """
     target, mode = plan.destination, request["mode"]
-    staging, backup = staging_of(target), backup_of(target)
+    staging, backup = staging_folder(target), backup_folder(target)
     manifest = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -107,17 +119,17 @@ def publish(
         "words": dict(plan.words),
         "files": [],
     }
-    _remove_ours(staging)
+    _remove_own_folder(staging)
     staging.mkdir(parents=True)
     try:
-        # Without files: says whose folder it is if this run is killed.
+        # Still without files: marks the folder as ours, should this run be killed.
         write_json(staging / MANIFEST, manifest)
         manifest["files"] = files = apply_moves(plan, source, staging, mode, progress)
         if mode == "move":
             paths = [Path(source.path(move.image)) for move in plan.moves]
             originals = [str(path.absolute()) for path in paths]
             write_json(staging / JOURNAL, originals, sync=True)
-        # A move deletes its sources, so that a power cut must not undo this.
+        # A move will delete the sources, so a power cut must not lose this file.
         write_json(staging / MANIFEST, manifest, sync=mode == "move", indent=None)
         if read_manifest(target):
             os.replace(target, backup)
@@ -127,25 +139,25 @@ def publish(
     except Exception:
         with contextlib.suppress(OSError, ValueError):
             recover(target)
-            _remove_ours(staging)
+            _remove_own_folder(staging)
         raise
-    _remove_ours(backup)
+    _remove_own_folder(backup)
     if mode == "move":
         finish_move(target, manifest)
     return files
 
 
 def recover(target: Path) -> None:
-    """Undoes or finishes the exchange of a run that was killed."""
-    backup = backup_of(target)
+    """Undoes or finishes the replacement that a killed run has begun."""
+    backup = backup_folder(target)
     if target.exists():
-        _remove_ours(backup)
+        _remove_own_folder(backup)
     elif read_manifest(backup):
         os.replace(backup, target)
 
 
-def _remove_ours(folder: Path) -> None:
-    """Removes a folder of `restructure`, if it exists, its manifest last."""
+def _remove_own_folder(folder: Path) -> None:
+    """Removes a folder of `restructure`, if it exists, with its manifest last."""
     if not folder.exists():
         return
     own = (folder / f"{MANIFEST}.part", folder / MANIFEST)
@@ -166,7 +178,12 @@ def _remove_ours(folder: Path) -> None:
 
 
 def is_moved(old: Mapping[str, Any], request: Mapping[str, Any], target: Path) -> bool:
-    """Whether `old` is the result of this very move, perhaps unfinished."""
+    """Returns whether `old` is the result of the same move, perhaps unfinished.
+
+    Raises:
+        ValueError: If that result has changed, or is of an unfinished move
+            with other arguments.
+    """
     earlier = {key: old[key] for key in request}
     if earlier == request and request["mode"] == "move":
         problem = find_difference(old, target)
@@ -187,7 +204,11 @@ def is_moved(old: Mapping[str, Any], request: Mapping[str, Any], target: Path) -
 
 
 def finish_move(target: Path, manifest: Mapping[str, Any]) -> None:
-    """Deletes the moved sources, each one only if its image has arrived."""
+    """Deletes the sources of a move, each only after checking its image's copy.
+
+    Raises:
+        ValueError: If a source or its image has changed since it was moved.
+    """
     journal = target / JOURNAL
     if not journal.exists():
         return
@@ -195,15 +216,15 @@ def finish_move(target: Path, manifest: Mapping[str, Any]) -> None:
     for original, file in zip(originals, manifest["files"], strict=True):
         if not os.path.lexists(original):
             continue  # deleted by a run that was killed
-        arrived = target / file["path"]
+        moved = target / file["path"]
         # A symbolic link may lead to an image that was moved before it.
         exists = original.exists()
-        if not (exists and original.samefile(arrived)):
-            for path in (arrived, original) if exists else (arrived,):
+        if not (exists and original.samefile(moved)):
+            for path in (moved, original) if exists else (moved,):
                 if hashlib.sha256(path.read_bytes()).hexdigest() != file["sha256"]:
                     raise ValueError(
                         f"{original} was not deleted: {path} has changed since it was "
-                        f"moved to {arrived}. Look at both, and delete one of them."
+                        f"moved to {moved}. Compare both, and delete one of them."
                     )
         original.unlink()
     journal.unlink()

@@ -1,7 +1,7 @@
 """Rewrites a source as train_images/<class>/ and val_images/<class>/.
 
-`plan.py` decides, without touching a file; `publish.py` does it, so that the
-result appears whole or not at all; this module checks before, and reports.
+`plan.py` decides without touching a file, `publish.py` writes so that the result
+appears complete or not at all, and this module checks the arguments and reports.
 """
 
 from __future__ import annotations
@@ -18,15 +18,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, SupportsIndex
 
-from keras_tinyalex.datasets.classes import ClassSpec
-from keras_tinyalex.datasets.layout import Source, open_source, without_collection
+from keras_tinyalex.aliases import PathLike
+from keras_tinyalex.arguments import check_choice
+from keras_tinyalex.datasets.classes import Classes
+from keras_tinyalex.datasets.layout import garbage_collection_paused, open_source
 from keras_tinyalex.datasets.manifest import find_difference, read_manifest
 from keras_tinyalex.datasets.plan import Plan, plan_moves
 from keras_tinyalex.datasets.publish import finish_move, is_moved, publish, recover
-from keras_tinyalex.files import one_writer
+from keras_tinyalex.datasets.source import Source
+from keras_tinyalex.files import single_writer, size_on_disk
 
 MODES = ("copy", "hardlink", "symlink", "move")
-DISK_BLOCK = 4096  # a small file takes at least this
 
 
 @dataclass(frozen=True)
@@ -34,14 +36,14 @@ class RestructureReport:
     """What `restructure` did.
 
     Attributes:
-        destination: Path of the restructured data set.
+        destination: Path of the restructured dataset.
         mode: `"copy"`, `"hardlink"`, `"symlink"` or `"move"`.
-        files: Number of images in the data set.
-        bytes: Their size.
-        written: Number of images written; 0 if they were there already.
+        files: Number of images in the dataset.
+        bytes: Their total size.
+        written: Number of images written; 0 if the dataset was complete.
         classes: Class names in label order.
         seconds: Time taken.
-        dry_run: Whether nothing was to be written.
+        dry_run: Whether this was a dry run.
     """
 
     destination: Path
@@ -54,7 +56,7 @@ class RestructureReport:
     dry_run: bool
 
     def as_dict(self) -> dict[str, Any]:
-        """Returns the fields as values that JSON can hold."""
+        """Returns the fields as values that can be written to JSON."""
         values = asdict(self)
         return {
             **values,
@@ -64,24 +66,24 @@ class RestructureReport:
         }
 
 
-@without_collection()
+@garbage_collection_paused()
 def restructure(
-    source: str | os.PathLike[str],
-    destination: str | os.PathLike[str],
-    classes: ClassSpec = None,
+    source: PathLike,
+    destination: PathLike,
+    classes: Classes = None,
     mode: str = "copy",
     overwrite: bool = False,
     dry_run: bool = False,
     progress: bool = True,
 ) -> RestructureReport:
-    """Writes a data set as one folder of images for each split and class.
+    """Writes a dataset as one folder of images per split and class.
 
     The destination gets `train_images/<class>/*`, `val_images/<class>/*` and
     `manifest.json` with the class names in label order, their readable
-    names, where the images came from, and each file's size and SHA-256.
+    names, the source of the images, and each file's size and SHA-256.
 
     Everything is written to the folder `<destination>.partial`, which is
-    then renamed: a destination is complete or absent, even if the run is
+    then renamed: a destination is complete or absent, even if the process is
     killed. The same call made again finds its result and writes nothing.
 
     Args:
@@ -91,23 +93,24 @@ def restructure(
             empty, or hold an earlier result.
         classes: `None` for all classes, an integer n for the first n sorted
             class names, a list of wnids or names, or the path of a file with
-            one of these a line. Defaults to `None`.
+            one of these per line. Defaults to `None`.
         mode: One of
 
             * `"copy"` (default);
-            * `"hardlink"`: on the same file system, takes no space;
+            * `"hardlink"`: takes no space, but needs source and destination
+              on the same file system;
             * `"symlink"`: absolute symbolic links to the source's files;
-            * `"move"`: the source's images are deleted once the destination
-              is complete. A killed run is finished by the same call.
+            * `"move"`: deletes the source's images once the destination is
+              complete. If the process is killed, the same call finishes it.
 
-            A zip file can only be copied from.
+            A zip file can only be copied.
         overwrite: Whether to replace an earlier result at the destination.
             Other folders, and the results of a move (the only copies of
             their images), are never replaced. Defaults to `False`.
-        dry_run: Whether to check everything and write nothing.
-            Defaults to `False`.
-        progress: Whether to show progress on standard error.
-            Defaults to `True`.
+        dry_run: Whether to check everything and write nothing. Defaults to
+            `False`.
+        progress: Whether to show progress on standard error. Defaults to
+            `True`.
 
     Returns:
         A `RestructureReport`.
@@ -128,24 +131,30 @@ def restructure(
         (240, ('n99000000', 'n99000001'))
     """
     start = time.perf_counter()
-    if mode not in MODES:
-        raise ValueError(f"`mode` must be one of {MODES}. Received: mode={mode!r}")
+    check_choice("mode", mode, MODES)
     if isinstance(classes, Iterable) and not isinstance(classes, str):
         classes = list(classes)  # it may be an iterator, and is read twice
     target = _check_destination(destination)
-    request = {"source": os.fspath(source), "mode": mode, "classes": _plain(classes)}
-    guard: AbstractContextManager[None] = nullcontext()
-    if not dry_run:
-        if not target.parent.exists():
-            # What is refused is refused before the first folder is made.
-            _carry_out(source, target, classes, request, overwrite, True, False)
-            target.parent.mkdir(parents=True)
-        lock = target.with_name(f".{target.name}.lock")
-        guard = one_writer(lock, "destination", target)
-    with guard:
-        class_names, files, written = _carry_out(
+    request = {
+        "source": os.fspath(source),
+        "mode": mode,
+        "classes": _as_json(classes),
+    }
+
+    def run(dry_run: bool) -> tuple[tuple[str, ...], list[dict[str, Any]], int]:
+        return _restructure(
             source, target, classes, request, overwrite, dry_run, progress
         )
+
+    lock: AbstractContextManager[None] = nullcontext()
+    if not dry_run:
+        if not target.parent.exists():
+            run(dry_run=True)  # checks everything before it makes the first folder
+            target.parent.mkdir(parents=True)
+        path = target.with_name(f".{target.name}.lock")
+        lock = single_writer(path, "destination", target)
+    with lock:
+        class_names, files, written = run(dry_run)
     return RestructureReport(
         destination=target,
         mode=mode,
@@ -158,10 +167,10 @@ def restructure(
     )
 
 
-def _carry_out(
-    source: str | os.PathLike[str],
+def _restructure(
+    source: PathLike,
     target: Path,
-    classes: ClassSpec,
+    classes: Classes,
     request: Mapping[str, Any],
     overwrite: bool,
     dry_run: bool,
@@ -172,24 +181,24 @@ def _carry_out(
         recover(target)
     old = read_manifest(target)
     if old and is_moved(old, request, target):
-        # The source holds nothing to plan from any more.
+        # The source has no images left to plan from.
         if not dry_run:
             finish_move(target, old)
         return tuple(old["class_names"]), old["files"], 0
-    found = open_source(source)
-    plan = plan_moves(found, target, classes)
-    files = _measure(plan, found, request["mode"])
+    opened = open_source(source)
+    plan = plan_moves(opened, target, classes)
+    files = _list_files(plan, opened, request["mode"])
     if old and not overwrite:
-        _require_same(old, plan, files, request)
+        _check_same_result(old, plan, files, request)
         return plan.class_names, files, 0
     _check_writable(old, files, request["mode"], target)
     if dry_run:
         return plan.class_names, files, 0
-    files = publish(plan, found, request, progress)
+    files = publish(plan, opened, request, progress)
     return plan.class_names, files, len(files)
 
 
-def _check_destination(destination: str | os.PathLike[str]) -> Path:
+def _check_destination(destination: PathLike) -> Path:
     target = Path(os.path.expanduser(destination)).resolve()  # noqa: PTH111
     received = f"Received: destination={os.fspath(destination)!r}"
     if target == target.parent or target == Path.cwd():
@@ -201,19 +210,24 @@ def _check_destination(destination: str | os.PathLike[str]) -> Path:
         raise ValueError(f"`destination` must be a folder, not a file. {received}")
     if target.exists() and not read_manifest(target) and any(target.iterdir()):
         raise ValueError(
-            "`destination` must not exist, be empty, or hold a data set made by "
-            "`restructure`; this folder holds other files and is left as it is, also "
-            f"with overwrite=True. {received}"
+            "`destination` must not exist, be empty, or hold a dataset made by "
+            "`restructure`. This folder holds other files, which are never "
+            f"replaced, not even with overwrite=True. {received}"
         )
     return target
 
 
-def _measure(plan: Plan, source: Source, mode: str) -> list[dict[str, Any]]:
-    """Returns path, size and device of each file; fails if one is missing."""
+def _list_files(plan: Plan, source: Source, mode: str) -> list[dict[str, Any]]:
+    """Returns path, size and device of each file of the plan.
+
+    Raises:
+        OSError: If a file is missing.
+        ValueError: If the source does not allow the mode.
+    """
     if source.is_zip:
         if mode != "copy":
             raise ValueError(
-                "`mode` must be 'copy' where the source is a zip file, whose images "
+                "`mode` must be 'copy' if the source is a zip file, whose images "
                 f"cannot be linked or moved. Received: mode={mode!r}"
             )
         with zipfile.ZipFile(source.location) as zip_file:
@@ -228,10 +242,10 @@ def _measure(plan: Plan, source: Source, mode: str) -> list[dict[str, Any]]:
         files.append(
             {"path": move.path, "size": status.st_size, "device": status.st_dev}
         )
-    if mode == "hardlink" and not _on_one_device(files, plan.destination):
+    if mode == "hardlink" and not _on_same_device(files, plan.destination):
         raise ValueError(
-            "`mode` must be 'copy', 'symlink' or 'move' where source and destination "
-            "are on different file systems, which hard links cannot join. "
+            "`mode` must be 'copy', 'symlink' or 'move' if source and destination "
+            "are on different file systems, between which there are no hard links. "
             f"Received: mode='hardlink', destination={str(plan.destination)!r}"
         )
     return files
@@ -241,7 +255,7 @@ def _existing_parent(target: Path) -> Path:
     return next(parent for parent in target.parents if parent.exists())
 
 
-def _on_one_device(files: Sequence[Mapping[str, Any]], target: Path) -> bool:
+def _on_same_device(files: Sequence[Mapping[str, Any]], target: Path) -> bool:
     device = _existing_parent(target).stat().st_dev
     return all(file["device"] == device for file in files)
 
@@ -252,14 +266,15 @@ def _check_writable(
     mode: str,
     target: Path,
 ) -> None:
+    """Checks that nothing irreplaceable is overwritten, and the free space."""
     if old and old["mode"] == "move":
         raise ValueError(
             "`overwrite` must not replace images that were moved: the only copy of "
             "them is in the destination. Pass another `destination`, or remove that "
             f"folder yourself. Received: destination={str(target)!r}"
         )
-    if mode == "copy" or (mode == "move" and not _on_one_device(files, target)):
-        needed = sum(-(-file["size"] // DISK_BLOCK) * DISK_BLOCK for file in files)
+    if mode == "copy" or (mode == "move" and not _on_same_device(files, target)):
+        needed = size_on_disk(file["size"] for file in files)
         free = shutil.disk_usage(_existing_parent(target)).free
         if free < needed:
             raise OSError(
@@ -269,34 +284,34 @@ def _check_writable(
             )
 
 
-def _require_same(
+def _check_same_result(
     old: Mapping[str, Any],
     plan: Plan,
     files: Sequence[Mapping[str, Any]],
     request: Mapping[str, Any],
 ) -> None:
-    """Accepts an earlier result if this call would make the same."""
+    """Refuses an earlier result that differs from what this call would write."""
     wanted = {file["path"]: file["size"] for file in files}
     if old["source"] != request["source"]:
         problem = f"it was made from source={old['source']!r}"
     elif old["mode"] != request["mode"]:
         problem = f"it was made with mode={old['mode']!r}"
     elif tuple(old["class_names"]) != plan.class_names:
-        problem = f"it has {len(old['class_names'])} classes, not those chosen now"
+        problem = f"it has {len(old['class_names'])} classes, not those selected"
     elif {file["path"]: file["size"] for file in old["files"]} != wanted:
-        problem = "the source's files have changed since"
+        problem = "the source's files have changed since it was made"
     else:
         problem = find_difference(old, plan.destination)
     if problem:
         raise ValueError(
-            f"`destination` holds another data set: {problem}. Pass overwrite=True "
+            f"`destination` holds another dataset: {problem}. Pass overwrite=True "
             "(--overwrite) to replace it. "
             f"Received: destination={str(plan.destination)!r}"
         )
 
 
-def _plain(classes: ClassSpec) -> Any:
-    """Returns the choice of classes as JSON holds it."""
+def _as_json(classes: Classes) -> Any:
+    """Returns the argument `classes` as a value that can be written to JSON."""
     if isinstance(classes, list):
         return sorted(map(str, classes))
     if isinstance(classes, os.PathLike):

@@ -1,4 +1,6 @@
-"""The embedded sample: 20 classes of drawn pictures, made from a seed."""
+"""The embedded sample: a dataset of 20 classes of images, drawn from a seed."""
+
+from __future__ import annotations
 
 import colorsys
 import functools
@@ -13,6 +15,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from keras_tinyalex.aliases import PathLike
+from keras_tinyalex.arguments import check_integer
+from keras_tinyalex.files import keras_home, write_json
 
 Array = NDArray[np.float64]
 
@@ -32,33 +38,32 @@ CLASS_WORDS = {
 }
 
 
-def make_sample(destination: str | os.PathLike[str], seed: int = 0) -> Path:
-    """Writes the sample data set in the layout of Tiny ImageNet.
+def make_sample(destination: PathLike, seed: int = 0) -> Path:
+    """Writes the sample dataset in the layout of Tiny ImageNet.
 
     Each of the 20 classes is a pattern on a shape, such as "striped disc",
-    drawn at a random place, size, angle and light, in front of a random
-    background: 100 training and 20 validation pictures a class, 64x64 RGB
-    JPEG. They are computed, not photographed, and free of any licence. The
-    set is hard for a linear classifier on the pixels and easy for
-    `AlexNetMini`.
+    with random position, size, angle and light, on a random background. There
+    are 100 training and 20 validation images per class, 64x64 RGB JPEG. They
+    are computed, not photographed, and free of any license. The dataset is
+    hard for a linear classifier on the pixels and easy for `AlexNetMini`.
 
-    The files are written to a temporary folder beside `destination`, which
-    is then renamed: a run that is killed leaves nothing at `destination`. A
-    complete set of the same version and seed is kept as it is; one with
-    files missing is made again.
+    The files are written to a temporary folder beside `destination`, which is
+    then renamed, so a process that is killed leaves nothing at
+    `destination`. A complete sample of the same version and seed is returned
+    unchanged; one with missing files is made again.
 
     Args:
-        destination: Path of the folder to make. It must not exist, be empty,
-            or hold a sample.
-        seed: Integer >= 0. The same seed gives the same bytes (with the same
-            versions of NumPy and Pillow). Defaults to `0`.
+        destination: Path of the folder to write. It must not exist, be
+            empty, or hold a sample.
+        seed: Non-negative integer. The same seed gives the same bytes (with
+            the same versions of NumPy and Pillow). Defaults to `0`.
 
     Returns:
         `destination` as a `pathlib.Path`: a folder with `train/`, `val/`,
         `wnids.txt` and `words.txt`.
 
     Raises:
-        ValueError: If `seed` is not an integer >= 0.
+        ValueError: If `seed` is not a non-negative integer.
         FileExistsError: If `destination` holds something else.
 
     Examples:
@@ -67,8 +72,7 @@ def make_sample(destination: str | os.PathLike[str], seed: int = 0) -> Path:
         >>> len(list((folder / "train").iterdir()))
         20
     """
-    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-        raise ValueError(f"`seed` must be an integer >= 0. Received: seed={seed!r}")
+    seed = check_integer("seed", seed, minimum=0)
     final = Path(destination)
     if _is_complete(final, seed):
         return final
@@ -77,20 +81,20 @@ def make_sample(destination: str | os.PathLike[str], seed: int = 0) -> Path:
     if final.exists() and not damaged and not empty:
         raise FileExistsError(
             "`destination` must be a new or empty folder, or a sample of version "
-            f"{VERSION} and seed {seed}. Choose another path, or remove what is "
-            f"there. Received: destination={str(destination)!r}"
+            f"{VERSION} and seed {seed}. Pass another path, or remove the folder. "
+            f"Received: destination={str(destination)!r}"
         )
     final.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{final.name}-", dir=final.parent))
     try:
-        _write_set(work / "new", seed)
+        _write_files(work / "new", seed)
         if damaged:
             os.replace(final, work / "old")
         elif empty:
             final.rmdir()
         os.replace(work / "new", final)
     except OSError:
-        # Another process that made the same set at the same time was first.
+        # Another process has made the same sample in the meantime.
         if not _is_complete(final, seed):
             raise
     finally:
@@ -98,14 +102,14 @@ def make_sample(destination: str | os.PathLike[str], seed: int = 0) -> Path:
     return final
 
 
-def sample_path(cache_dir: str | os.PathLike[str] | None = None) -> Path:
-    """Returns the sample's folder in the cache, making it on first use.
+def sample_path(cache_dir: PathLike | None = None) -> Path:
+    """Returns the sample's folder in the cache, and makes it on first use.
 
     Args:
         cache_dir: Path of the cache folder. Defaults to `None`: the
-            environment variable `KERAS_HOME`, or `~/.keras` where it is not
-            set. Where the folder cannot be written, the sample goes to
-            `.keras` in the system's temporary folder, as Keras does.
+            environment variable `KERAS_HOME`, or `~/.keras` if it is not set.
+            If the folder cannot be written, the sample is written to `.keras`
+            in the system's temporary folder, as Keras does.
 
     Returns:
         The `pathlib.Path` of `keras_tinyalex/sample-v1-seed0` in the cache, a
@@ -116,7 +120,7 @@ def sample_path(cache_dir: str | os.PathLike[str] | None = None) -> Path:
         >>> sample_path().name
         'sample-v1-seed0'
     """
-    cache = Path(cache_dir or os.environ.get("KERAS_HOME") or "~/.keras").expanduser()
+    cache = Path(cache_dir).expanduser() if cache_dir else keras_home()
     inside = Path("keras_tinyalex", f"sample-v{VERSION}-seed0")
     folder = cache / inside
     if not _is_complete(folder, 0) and not _is_writable(folder.parent):
@@ -133,7 +137,7 @@ def _is_writable(folder: Path) -> bool:
 
 
 def _read_marker(folder: Path) -> dict[str, Any]:
-    """Returns what the sample in `folder` says of itself, `{}` if none is."""
+    """Returns the marker of the sample in `folder`, or `{}` if there is none."""
     try:
         marker = json.loads((folder / _MARKER).read_text())
     except (OSError, ValueError):
@@ -152,7 +156,7 @@ def _count_bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in files if path.is_file())
 
 
-def _write_set(root: Path, seed: int) -> None:
+def _write_files(root: Path, seed: int) -> None:
     order = np.random.default_rng([seed]).permutation(20)
     wnids = list(CLASS_WORDS)
     (root / "val" / "images").mkdir(parents=True)
@@ -161,7 +165,7 @@ def _write_set(root: Path, seed: int) -> None:
         lines = []
         for index in range(TRAIN_PER_CLASS):
             name = f"{wnid}_{index}.JPEG"
-            data, box = _encode_picture(seed, 0, label, index)
+            data, box = _encode_image(seed, 0, label, index)
             (root / "train" / wnid / "images" / name).write_bytes(data)
             lines.append("\t".join([name, *map(str, box)]))
         _write_lines(root / "train" / wnid / f"{wnid}_boxes.txt", lines)
@@ -170,26 +174,26 @@ def _write_set(root: Path, seed: int) -> None:
     lines = []
     for index, label in enumerate(np.random.default_rng([seed, 1]).permutation(labels)):
         name = f"val_{index}.JPEG"
-        data, box = _encode_picture(seed, 1, int(label), index)
+        data, box = _encode_image(seed, 1, int(label), index)
         (root / "val" / "images" / name).write_bytes(data)
         lines.append("\t".join([name, wnids[label], *map(str, box)]))
     _write_lines(root / "val" / "val_annotations.txt", lines)
     _write_lines(root / "wnids.txt", [wnids[label] for label in order])
     _write_lines(root / "words.txt", ["\t".join(item) for item in CLASS_WORDS.items()])
     marker = {"version": VERSION, "seed": seed, "bytes": _count_bytes(root)}
-    (root / _MARKER).write_text(json.dumps(marker) + "\n")
+    write_json(root / _MARKER, marker, indent=None)
 
 
 def _write_lines(path: Path, lines: list[str]) -> None:
     path.write_text("".join(line + "\n" for line in lines), newline="\n")
 
 
-def _encode_picture(
+def _encode_image(
     seed: int, split: int, label: int, index: int
 ) -> tuple[bytes, tuple[int, int, int, int]]:
     from PIL import Image
 
-    # A generator for each picture: none depends on those drawn before it.
+    # Each image has its own generator and does not depend on the earlier ones.
     rng = np.random.default_rng([seed, split, label, index])
     pixels, box = _draw(rng, label)
     stream = io.BytesIO()
@@ -200,9 +204,9 @@ def _encode_picture(
 def _draw(
     rng: np.random.Generator, label: int
 ) -> tuple[NDArray[np.uint8], tuple[int, int, int, int]]:
-    """Returns a picture of class `label` and the box around its object."""
+    """Returns an image of class `label` and the bounding box of its object."""
     image = _background(rng)
-    # Place, size and angle; (u, v) are the object's own coordinates.
+    # Position, size and angle; (u, v) are coordinates relative to the object.
     radius = rng.uniform(22.0, 28.0)
     x, y = _X - rng.uniform(26, 38), _Y - rng.uniform(26, 38)
     angle = rng.uniform(0, 2 * np.pi)
@@ -210,10 +214,13 @@ def _draw(
     v = (np.cos(angle) * y - np.sin(angle) * x) / radius
     shape = _SHAPE_FUNCTIONS[_SHAPES[label // 4]]
     mask = np.clip(radius * shape(u, v) + 0.5, 0.0, 1.0)
-    # A bright colour and its dark opposite, in either order: their mean says
-    # little. Two classes of unlike pattern and shape share each pair.
+    # A bright color and its dark complement, in random order, so that the mean color
+    # says little. Each pair is shared by two classes that differ in pattern and shape.
     hue = 0.3 * label + rng.normal(0.0, 0.012)
-    pair = [_color(rng, hue), _color(rng, hue + 0.5) * rng.uniform(0.4, 0.6)]
+    pair = [
+        _bright_color(rng, hue),
+        _bright_color(rng, hue + 0.5) * rng.uniform(0.4, 0.6),
+    ]
     if rng.random() < 0.5:
         pair.reverse()
     period = rng.uniform(8.0, 11.0) / radius
@@ -224,7 +231,7 @@ def _draw(
     )
     weight = np.clip(0.5 + 1.6 * wave, 0.0, 1.0)
     paint = weight * pair[0] + (1 - weight) * pair[1]
-    # Light falls from one side, and the object throws a shadow to the other.
+    # Light comes from one side, and the object casts a shadow to the other.
     light = rng.uniform(0, 2 * np.pi)
     slope = (np.cos(light) * x + np.sin(light) * y) / radius
     paint = paint * (1.0 + rng.uniform(0.05, 0.3) * slope)
@@ -241,9 +248,9 @@ def _draw(
 
 
 def _background(rng: np.random.Generator) -> Array:
-    """Returns a muted, cloudy ground with bars and blobs lying about on it."""
-    clouds = 0.25 * _clouds(rng, 3) + 0.15 * _clouds(rng, 9) - 0.2
-    ground = _muted(rng) + clouds
+    """Returns a background: smooth noise in a muted color, with bars and blobs."""
+    noise = 0.25 * _smooth_noise(rng, 3) + 0.15 * _smooth_noise(rng, 9) - 0.2
+    image = _muted_color(rng) + noise
     for _ in range(rng.integers(2, 6)):
         angle, size = rng.uniform(0, np.pi), rng.uniform(3.0, 9.0)
         x, y = _X - rng.uniform(0, SIZE), _Y - rng.uniform(0, SIZE)
@@ -251,33 +258,34 @@ def _background(rng: np.random.Generator) -> Array:
         across = np.cos(angle) * y - np.sin(angle) * x
         stretch = rng.uniform(1.0, 5.0)
         blob = np.clip(size - np.hypot(along / stretch, across), 0.0, 1.0)
-        ground = ground + 0.8 * blob * (_muted(rng) - ground)
-    return ground
+        image = image + 0.8 * blob * (_muted_color(rng) - image)
+    return image
 
 
-def _clouds(rng: np.random.Generator, cells: int) -> Array:
-    """Returns smooth noise in [0, 1], `cells` patches across: `(64, 64)`."""
+def _smooth_noise(rng: np.random.Generator, cells: int) -> Array:
+    """Returns `cells` x `cells` random values in [0, 1], enlarged to `(64, 64)`."""
     matrix = _interpolation(cells)
-    clouds: Array = matrix @ rng.random((cells, cells)) @ matrix.T
-    return clouds
+    noise: Array = matrix @ rng.random((cells, cells)) @ matrix.T
+    return noise
 
 
 @functools.cache
 def _interpolation(cells: int) -> Array:
-    place = np.linspace(0, cells - 1, SIZE)[:, None]
-    return np.clip(1.0 - np.abs(place - np.arange(cells)), 0.0, 1.0)
+    """Returns the matrix of linear interpolation from `cells` to 64 values."""
+    position = np.linspace(0, cells - 1, SIZE)[:, None]
+    return np.clip(1.0 - np.abs(position - np.arange(cells)), 0.0, 1.0)
 
 
-def _color(rng: np.random.Generator, hue: float) -> Array:
+def _bright_color(rng: np.random.Generator, hue: float) -> Array:
     return _rgb(hue, rng.uniform(0.75, 1.0), rng.uniform(0.75, 1.0))
 
 
-def _muted(rng: np.random.Generator) -> Array:
+def _muted_color(rng: np.random.Generator) -> Array:
     return _rgb(rng.random(), rng.uniform(0.05, 0.35), rng.uniform(0.25, 0.75))
 
 
 def _rgb(hue: float, saturation: float, value: float) -> Array:
-    # Channels first until the end: NumPy is slow with a last axis of three.
+    # Channels first until the end: NumPy is slow if the last axis has length 3.
     color = colorsys.hsv_to_rgb(hue % 1.0, saturation, value)
     return np.array(color).reshape(3, 1, 1)
 
@@ -286,7 +294,14 @@ _Y, _X = np.mgrid[0:SIZE, 0:SIZE].astype(np.float64) + 0.5
 
 
 def _polygon(u: Array, v: Array, corners: int, inner: float) -> Array:
-    """Returns how far inside a regular star of inner radius `inner` points are."""
+    """Returns the distance of points to the edge of a regular star, positive inside.
+
+    Args:
+        u: Horizontal coordinates of the points, relative to the center.
+        v: Vertical coordinates.
+        corners: Number of outer corners, at radius 1.
+        inner: Radius of the inner corners.
+    """
     sector = np.pi / corners
     angle = np.abs((np.arctan2(v, u) + sector) % (2 * sector) - sector)
     radius = np.hypot(u, v)
@@ -297,7 +312,7 @@ def _polygon(u: Array, v: Array, corners: int, inner: float) -> Array:
     return distance
 
 
-# Distance to the edge in radii, positive inside.
+# Distance to the edge as a fraction of the radius, positive inside.
 _SHAPE_FUNCTIONS: dict[str, Callable[[Array, Array], Array]] = {
     "disc": lambda u, v: 0.9 - np.hypot(u, v),
     "square": lambda u, v: 0.8 - np.maximum(np.abs(u), np.abs(v)),
@@ -308,7 +323,7 @@ _SHAPE_FUNCTIONS: dict[str, Callable[[Array, Array], Array]] = {
         np.minimum(0.35 - np.abs(u), 0.95 - np.abs(v)),
     ),
 }
-# Waves around zero, of phases along u, along v and along the radius.
+# Waves around zero: functions of the phases along u, v and the radius.
 _PATTERN_FUNCTIONS: dict[str, Callable[[Array, Array, Array], Array]] = {
     "striped": lambda a, b, r: np.sin(a),
     "checked": lambda a, b, r: 2 * np.sin(a / 1.5) * np.sin(b / 1.5),

@@ -1,4 +1,4 @@
-"""Decoded images on disk: decoded once, and again when a file changes."""
+"""The cache of decoded images: filled once, and again when a file changes."""
 
 import errno
 import os
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from keras_tinyalex.datasets import tiny_imagenet
+from keras_tinyalex.datasets import reading
 from keras_tinyalex.datasets.cache import cache_folder
 from keras_tinyalex.datasets.layout import open_source
 
@@ -21,36 +21,36 @@ def own_home(tmp_path, monkeypatch):
 @pytest.fixture
 def count_decoded(monkeypatch):
     counts = []
-    decode = tiny_imagenet._decode
+    decode = reading._decode_chunks
 
     def counted(source, split, found, *rest):
         counts.append(len(found))
         return decode(source, split, found, *rest)
 
-    monkeypatch.setattr(tiny_imagenet, "_decode", counted)
+    monkeypatch.setattr(reading, "_decode_chunks", counted)
     return counts
 
 
 def read(path, **arguments):
     source = open_source(path)
     names = source.class_names
-    return tiny_imagenet.read_split(source, "train", names, cache=True, **arguments)
+    return reading.read_split(source, "train", names, cache=True, **arguments)
 
 
 @pytest.mark.parametrize("kind", ["official_folder", "official_zip"])
-def test_second_reading_decodes_nothing(kind, request, count_decoded):
+def test_second_read_decodes_nothing(kind, request, count_decoded):
     path = request.getfixturevalue(kind)
     first, second = read(path), read(path)
     assert count_decoded == [24]
     assert isinstance(second.images, np.memmap)
     source = open_source(path)
-    plain = tiny_imagenet.read_split(source, "train", source.class_names)
+    plain = reading.read_split(source, "train", source.class_names)
     for data in (first, second):
         assert (data.images == plain.images).all()
         assert data.file_names == plain.file_names
 
 
-def test_a_zip_is_known_by_its_content_wherever_it_lies(
+def test_a_zip_is_identified_by_its_content_not_its_path(
     official_zip, tmp_path, count_decoded
 ):
     read(official_zip)
@@ -73,20 +73,20 @@ def test_changed_image_other_classes_and_size_are_decoded(
 
 @pytest.mark.parametrize("damage", [b"", b"\x93NUMPY", None])
 def test_damaged_entry_is_made_again(official_folder, count_decoded, damage):
-    whole = np.array(read(official_folder).images)
+    expected = np.array(read(official_folder).images)
     (entry,) = cache_folder().iterdir()
     entry.write_bytes(entry.read_bytes()[:-1000] if damage is None else damage)
-    assert (read(official_folder).images == whole).all()
-    assert (read(official_folder).images == whole).all()
+    assert (read(official_folder).images == expected).all()
+    assert (read(official_folder).images == expected).all()
     assert count_decoded == [24, 24]
 
 
-def test_disk_that_cannot_be_written_is_no_obstacle(official_folder, tmp_path):
+def test_a_cache_that_cannot_be_written_is_skipped(official_folder, tmp_path):
     (tmp_path / "home").write_text("a file where the folder should be")
     assert read(official_folder).images.shape == (24, 64, 64, 3)
 
 
-def test_failed_decoding_leaves_nothing(official_folder):
+def test_failed_decoding_leaves_no_entry(official_folder):
     bad = sorted(official_folder.glob("train/*/images/*"))[0]
     bad.write_bytes(b"text")
     with pytest.raises(ValueError, match="1 of 24 train images cannot be decoded"):
@@ -94,9 +94,9 @@ def test_failed_decoding_leaves_nothing(official_folder):
     assert not any(cache_folder().iterdir())
 
 
-def test_a_full_disk_is_no_obstacle(official_folder, monkeypatch):
-    """All images are read, and none is kept."""
-    whole = np.array(read(official_folder).images)
+def test_a_full_disk_is_tolerated(official_folder, monkeypatch):
+    """All images are read, and none is cached."""
+    expected = np.array(read(official_folder).images)
 
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -104,11 +104,11 @@ def test_a_full_disk_is_no_obstacle(official_folder, monkeypatch):
     monkeypatch.setattr(np.lib.format, "write_array_header_1_0", full)
     (entry,) = cache_folder().iterdir()
     entry.unlink()
-    assert (read(official_folder).images == whole).all()
+    assert (read(official_folder).images == expected).all()
     assert not any(cache_folder().iterdir())
 
 
-def test_what_a_killed_run_left_goes_after_an_hour(official_folder):
+def test_files_of_a_killed_process_are_removed_after_an_hour(official_folder):
     cache_folder().mkdir(parents=True)
     old, new = (cache_folder() / f"entry.npy.part-{name}" for name in ("old", "new"))
     for path, age in ((old, 3700), (new, 60)):

@@ -1,4 +1,4 @@
-"""Choosing classes by count, wnid, name and file."""
+"""Selecting classes by count, wnid, name and file."""
 
 import re
 import zipfile
@@ -13,7 +13,7 @@ from keras_tinyalex.datasets.classes import (
     select_classes,
 )
 
-# Goldfish, bullfrog, station wagon, police van: both of the latter are wagons.
+# Goldfish, bullfrog, station wagon, police van: the last two are both wagons.
 GOLDFISH, BULLFROG, STATION_WAGON, POLICE_VAN = WNIDS = (
     "n01443537",
     "n01641577",
@@ -73,17 +73,22 @@ def test_select(spec, expected):
     assert select_classes(reversed(WNIDS), spec) == expected
 
 
+def test_select_all():
+    assert select_classes(["b", "a"], "all") == ("a", "b")
+    assert select_classes(["b", "all"], "all") == ("all",)  # a class of this name
+
+
 def test_select_by_file(tmp_path):
     path = tmp_path / "my classes.txt"
     path.write_text(
-        f"\ufeff# two\n\n{BULLFROG}\tbullfrog, Rana\r\n  goldfish # my favourite\n",
+        f"\ufeff# two\n\n{BULLFROG}\tbullfrog, Rana\r\n  goldfish # my favorite\n",
         encoding="utf-8",
     )
     assert select_classes(WNIDS, path) == (GOLDFISH, BULLFROG)
     assert select_classes(WNIDS, str(path)) == (GOLDFISH, BULLFROG)
 
 
-def test_given_words_come_before_the_table():
+def test_given_words_take_precedence_over_the_table():
     words = {GOLDFISH: "house one"}
     assert select_classes(WNIDS, ["house one"], words) == (GOLDFISH,)
     assert select_classes(WNIDS, ["bullfrog"], words) == (BULLFROG,)
@@ -91,8 +96,8 @@ def test_given_words_come_before_the_table():
         select_classes(WNIDS, ["goldfish"], words)
 
 
-def test_class_name_comes_before_a_readable_name():
-    # A folder called "bullfrog" beside the wnid whose name it is.
+def test_class_name_takes_precedence_over_a_readable_name():
+    # A folder named "bullfrog" and the wnid with that readable name.
     assert select_classes([*WNIDS, "bullfrog"], "bullfrog") == ("bullfrog",)
     # In a list "7" is a folder's name; as a text it is a count.
     digits = [str(digit) for digit in range(10)]
@@ -107,17 +112,17 @@ def test_class_name_comes_before_a_readable_name():
         (-1, "Received: classes=-1"),
         (5, "from 1 to 4"),
         ("5", "from 1 to 4"),
-        (True, "must be None, an integer, a list .* Received: classes=True"),
-        (2.0, r"must be None, an integer, a list .* Received: classes=2\.0"),
+        (True, "must be None, 'all', an integer, a list .* Received: classes=True"),
+        (2.0, r"must be None, 'all', an integer, a list .* Received: classes=2\.0"),
         ([], r"at least one class. Received: classes=\[\]"),
         ("", "at least one class. Received: classes=''"),
-        ([1], r"must list strings, wnids or names, but holds 1\. Received"),
+        ([1], r"must list strings, wnids or names, not 1\. Received"),
         (["goldfsh"], r"Did you mean 'goldfish' \(n01443537\)\?"),
         (["n01443536"], "Did you mean 'n01443537'"),
         (["xyzzy"], r"'xyzzy', which is not .* Pass a wnid .*classes=\['xyzzy'\]"),
-        (["wagon"], "fits more than one class: n02814533, n03977966"),
-        ("wagon", "fits more than one class: n02814533, n03977966"),
-        (["goldfish", GOLDFISH], "'goldfish' and 'n01443537' both choose 'n01443537'"),
+        (["wagon"], "matches more than one class: n02814533, n03977966"),
+        ("wagon", "matches more than one class: n02814533, n03977966"),
+        (["goldfish", GOLDFISH], "'goldfish' and 'n01443537' both select 'n01443537'"),
         ("no such file.txt", "No such file or directory.*'no such file.txt'"),
         (Path("nowhere"), "No such file or directory.*'nowhere'"),
     ],
@@ -139,18 +144,18 @@ def test_a_file_that_is_not_text_is_refused(tmp_path):
         select_classes(WNIDS, path)
 
 
-def test_a_long_list_is_cut_in_the_message():
+def test_a_long_list_is_shortened_in_the_message():
     with pytest.raises(ValueError, match="unknown 0'") as refusal:
         select_classes(WNIDS, [f"unknown {index}" for index in range(10_000)])
     assert len(str(refusal.value)) < 500
 
 
 def test_a_list_too_long_for_a_path():
-    # 40 wnids of 9 letters with commas: 399 letters, and a file name has 255
+    # 40 wnids of 9 characters and 39 commas: 399, and file names end at 255.
     chosen = sorted(TINY_IMAGENET_WORDS)[:40]
     assert select_classes(TINY_IMAGENET_WORDS, ",".join(chosen)) == tuple(chosen)
 
 
-def test_the_home_of_nobody_is_an_unknown_name():
+def test_the_home_of_an_unknown_user_is_an_unknown_name():
     with pytest.raises(ValueError, match=r"Received: classes='~nobody-here'"):
         select_classes(TINY_IMAGENET_WORDS, "~nobody-here")

@@ -1,4 +1,4 @@
-"""Decoding: every format and mode to RGB; plain JPEGs by a quicker way, alike."""
+"""Decoding: all formats and modes to RGB, plain JPEGs with the same pixels, faster."""
 
 import io
 import random
@@ -21,11 +21,11 @@ def encoded(image, kind, **options):
 
 
 @pytest.mark.parametrize(
-    ("mode", "colour", "expected"),
+    ("mode", "color", "expected"),
     [("L", 77, (77, 77, 77)), ("CMYK", (0, 255, 255, 0), (255, 0, 0))],
 )
-def test_other_modes_become_rgb(mode, colour, expected):
-    data = encoded(Image.new(mode, (64, 64), colour), "JPEG", quality=100)
+def test_other_modes_become_rgb(mode, color, expected):
+    data = encoded(Image.new(mode, (64, 64), color), "JPEG", quality=100)
     pixels = decode_image(data)
     assert pixels.shape == (64, 64, 3)
     assert np.abs(pixels.astype(int) - expected).max() <= 2
@@ -49,7 +49,7 @@ def test_other_sizes_are_resized():
     assert decode_image(encoded(wide, "PNG"), None).shape == (30, 100, 3)
 
 
-def picture(size=(64, 64), mode="RGB"):
+def make_image(size=(64, 64), mode="RGB"):
     pixels = np.random.default_rng(0).integers(0, 256, (*size[::-1], 3))
     smooth = Image.fromarray(pixels.astype(np.uint8)).resize((8, 8)).resize(size)
     return smooth.convert(mode)
@@ -61,32 +61,32 @@ def picture(size=(64, 64), mode="RGB"):
     "options",
     [{}, {"quality": 100, "subsampling": 0}, {"progressive": True}, {"optimize": True}],
 )
-def test_a_plain_jpeg_has_the_same_pixels_by_both_ways(mode, size, options):
-    data = encoded(picture(size, mode), "JPEG", **options)
-    quick, any_ = _decode_plain_jpeg(data), _decode_any(data)
-    assert quick.size == any_.size == size
-    assert quick.mode == any_.mode == "RGB"
-    assert (np.asarray(quick) == np.asarray(any_)).all()
+def test_both_decoders_give_a_plain_jpeg_the_same_pixels(mode, size, options):
+    data = encoded(make_image(size, mode), "JPEG", **options)
+    plain, any_ = _decode_plain_jpeg(data), _decode_any(data)
+    assert plain.size == any_.size == size
+    assert plain.mode == any_.mode == "RGB"
+    assert (np.asarray(plain) == np.asarray(any_)).all()
 
 
-def test_the_quick_way_leaves_all_else_to_the_other():
+def test_the_plain_decoder_refuses_everything_else():
     exif = Image.Exif()
     exif[0x0112] = 6  # the orientation
-    whole = encoded(picture(), "JPEG")
+    complete = encoded(make_image(), "JPEG")
     others = [
-        encoded(picture(), "JPEG", exif=exif),
-        encoded(picture(), "JPEG", icc_profile=b"profile"),
-        encoded(picture(), "JPEG", comment=b"comment"),
-        encoded(picture(mode="CMYK"), "JPEG"),
-        *(encoded(picture(), form) for form in ("PNG", "GIF", "BMP", "WEBP")),
-        *(whole[:length] for length in range(0, len(whole) - 2, 7)),
+        encoded(make_image(), "JPEG", exif=exif),
+        encoded(make_image(), "JPEG", icc_profile=b"profile"),
+        encoded(make_image(), "JPEG", comment=b"comment"),
+        encoded(make_image(mode="CMYK"), "JPEG"),
+        *(encoded(make_image(), form) for form in ("PNG", "GIF", "BMP", "WEBP")),
+        *(complete[:length] for length in range(0, len(complete) - 2, 7)),
     ]
     assert [_decode_plain_jpeg(data) for data in others] == [None] * len(others)
     assert decode_image(others[0], None).shape == (64, 64, 3)
 
 
-def test_a_claim_of_many_pixels_is_not_believed():
-    data = bytearray(encoded(picture(), "JPEG"))
+def test_too_many_declared_pixels_are_refused():
+    data = bytearray(encoded(make_image(), "JPEG"))
     frame = data.index(b"\xff\xc0")
     data[frame + 5 : frame + 9] = b"\x1f\x40\x27\x10"
     assert _decode_plain_jpeg(bytes(data)) is None
@@ -94,22 +94,22 @@ def test_a_claim_of_many_pixels_is_not_believed():
         decode_image(bytes(data))
 
 
-def test_damage_never_makes_the_quick_way_accept_more():
-    """Random edits: what it accepts, the other accepts too, with the same pixels."""
+def test_the_plain_decoder_accepts_no_damage_that_the_other_refuses():
+    """Random edits: what it accepts, the other decodes to the same pixels."""
     chosen = random.Random(0)
-    files = [encoded(picture(mode=mode), "JPEG") for mode in ("RGB", "L")]
+    files = [encoded(make_image(mode=mode), "JPEG") for mode in ("RGB", "L")]
     accepted = 0
     for number in range(4000):
         data = bytearray(files[number % 2])
-        place = chosen.randrange(len(data) if number % 4 < 2 else min(650, len(data)))
+        at = chosen.randrange(len(data) if number % 4 < 2 else min(650, len(data)))
         if number % 3 == 0:
-            data[place] = chosen.randrange(256)
+            data[at] = chosen.randrange(256)
         elif number % 3 == 1:
-            del data[place : place + chosen.choice((1, 2, 10))]
+            del data[at : at + chosen.choice((1, 2, 10))]
         else:
-            data[place:place] = chosen.randbytes(chosen.choice((1, 2, 10)))
-        quick = _decode_plain_jpeg(bytes(data))
-        if quick is not None:
+            data[at:at] = chosen.randbytes(chosen.choice((1, 2, 10)))
+        plain = _decode_plain_jpeg(bytes(data))
+        if plain is not None:
             accepted += 1
-            assert (np.asarray(quick) == np.asarray(_decode_any(bytes(data)))).all()
+            assert (np.asarray(plain) == np.asarray(_decode_any(bytes(data)))).all()
     assert 1000 < accepted < 4000

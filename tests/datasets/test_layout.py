@@ -1,4 +1,4 @@
-"""Which images a source holds, and what it is refused for."""
+"""The images of a source in each layout, and the sources that are refused."""
 
 import gc
 import shutil
@@ -22,18 +22,18 @@ def test_official_folder(official_folder):
     assert not source.is_zip
     assert source.class_names == WNIDS
     assert counts(source) == {"train": 24, "val": 6}
-    # val_1 is the second class's, by the annotations
+    # By the annotations, val_1 is of the second class.
     labels = {image.name: image.class_name for image in source.images["val"]}
     assert labels["val/images/val_1.JPEG"] == WNIDS[1]
     assert source.words[WNIDS[0]] == "goldfish, Carassius auratus"
 
 
-def test_folder_that_holds_the_data_set(official_folder):
+def test_parent_folder_of_the_dataset(official_folder):
     (official_folder.parent / "notes.txt").write_text("")
     assert counts(open_source(official_folder.parent)) == {"train": 24, "val": 6}
 
 
-def test_zip_is_the_folder(official_folder, official_zip):
+def test_zip_has_the_images_of_the_folder(official_folder, official_zip):
     folder, archive = open_source(official_folder), open_source(official_zip)
     assert archive.is_zip
     assert archive.kind == "official"
@@ -72,7 +72,7 @@ def test_folders_of_classes(official_folder, tmp_path):
     assert counts(open_source(tmp_path / "both")) == {"train": 16, "val": 16}
 
 
-def test_collection_goes_on_behind_it(official_folder, tmp_path):
+def test_garbage_collection_resumes_afterwards(official_folder, tmp_path):
     open_source(official_folder)
     assert gc.isenabled()
     with pytest.raises(FileNotFoundError):
@@ -98,7 +98,7 @@ def test_missing_path():
         open_source("no/such/folder")
 
 
-def test_what_macos_adds_to_a_zip_is_no_data(official_zip):
+def test_what_macos_adds_to_a_zip_is_skipped(official_zip):
     before = open_source(official_zip)
     with zipfile.ZipFile(official_zip, "a") as archive:
         first = before.images["train"][0].name
@@ -108,7 +108,7 @@ def test_what_macos_adds_to_a_zip_is_no_data(official_zip):
     assert open_source(official_zip).images == before.images
 
 
-def test_file_that_is_no_zip(tmp_path):
+def test_file_that_is_not_a_zip(tmp_path):
     path = tmp_path / "data.zip"
     path.write_text("<html>")
     with pytest.raises(ValueError, match="not a complete zip file"):

@@ -1,4 +1,4 @@
-"""Any text, JSON or bytes: a right result or a documented error."""
+"""Any text, JSON or bytes: a correct result or a documented error."""
 
 import json
 
@@ -41,14 +41,16 @@ lines = st.tuples(
     st.sampled_from(WNIDS[:3]) | st.text(max_size=12),
 ).map("\t".join)
 annotations = st.lists(lines | st.text(max_size=20), max_size=6).map("\n".join)
-right = st.permutations([f"val_{i}.JPEG\t{WNIDS[i % 2]}\t0\t0\t9\t9" for i in range(3)])
+correct = st.permutations(
+    [f"val_{i}.JPEG\t{WNIDS[i % 2]}\t0\t0\t9\t9" for i in range(3)]
+)
 
 
 @on_one_folder
 @given(
     content=st.binary(max_size=80)
     | annotations.map(lambda text: text.encode("utf-8", "surrogatepass"))
-    | right.map(lambda found: "\r\n".join(found).encode())
+    | correct.map(lambda found: "\r\n".join(found).encode())
 )
 def test_annotations(official, content):
     (official / "val/val_annotations.txt").write_bytes(content)
@@ -57,7 +59,7 @@ def test_annotations(official, content):
     except ValueError as error:
         assert "val_annotations.txt" in str(error)  # noqa: PT017
         return
-    # Accepted: every val image has one of the train classes, and its own line.
+    # Accepted: each val image has a line of its own and one of the train classes.
     found = {image.name.rpartition("/")[2]: image for image in source.images["val"]}
     assert sorted(found) == ["val_0.JPEG", "val_1.JPEG", "val_2.JPEG"]
     text = content.decode("utf-8-sig")
@@ -153,7 +155,7 @@ file_names = st.text(
 @on_one_folder
 @given(found=st.lists(file_names, max_size=6, unique=True))
 def test_plan(tmp_path_factory, found):
-    """Unicode, spaces and odd letters: each image once, below its class."""
+    """Unicode, spaces and special characters: each image once, in its class folder."""
     root = tmp_path_factory.mktemp("plan")
     folder = root / "source" / WNIDS[0]
     folder.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""The embedded sample: layout, reproducibility, hardness, and no half sets."""
+"""The embedded sample: layout, reproducibility, difficulty, interrupted writes."""
 
 import hashlib
 import re
@@ -20,7 +20,7 @@ def full_set(tmp_path_factory):
 
 @pytest.fixture
 def small(monkeypatch):
-    """Two train and one val picture a class: 60 pictures instead of 2,400."""
+    """Two train images and one val image per class: 60 images instead of 2,400."""
     monkeypatch.setattr(sample, "TRAIN_PER_CLASS", 2)
     monkeypatch.setattr(sample, "VAL_PER_CLASS", 1)
 
@@ -81,7 +81,7 @@ def test_source_is_read_as_official(full_set):
     assert CLASS_WORDS["n99000000"] == "striped disc"
 
 
-def test_pictures_are_64x64_rgb_jpeg(full_set):
+def test_images_are_64x64_rgb_jpeg(full_set):
     for path in full_set.rglob("*.JPEG"):
         with Image.open(path) as image:
             assert (image.format, image.mode, image.size) == ("JPEG", "RGB", (64, 64))
@@ -118,9 +118,9 @@ def test_same_seed_gives_the_same_bytes(full_set, tmp_path):
         (14, (11, 4, 59, 52), (106.37, 97.9, 90.05)),
     ],
 )
-def test_pictures_of_version_1(label, box, mean):
-    # Caches keep a set by its version: whoever changes the pictures, and with
-    # them these figures, must raise `VERSION`.
+def test_images_of_version_1(label, box, mean):
+    # Caches identify the sample by its version: a change to the images, and so to
+    # these numbers, must raise `VERSION`.
     assert sample.VERSION == 1
     pixels, drawn_box = sample._draw(np.random.default_rng([0, 0, label, 0]), label)
     assert drawn_box == box
@@ -128,7 +128,7 @@ def test_pictures_of_version_1(label, box, mean):
 
 
 @pytest.mark.usefixtures("small")
-def test_another_seed_gives_other_pictures(tmp_path):
+def test_another_seed_gives_other_images(tmp_path):
     zero = digests(make_sample(tmp_path / "0", seed=0))
     one = digests(make_sample(tmp_path / "1", seed=1))
     assert zero.keys() == one.keys()
@@ -137,14 +137,14 @@ def test_another_seed_gives_other_pictures(tmp_path):
 
 
 @pytest.mark.usefixtures("small")
-def test_complete_set_is_kept(tmp_path, monkeypatch):
+def test_complete_sample_is_reused(tmp_path, monkeypatch):
     folder = make_sample(tmp_path / "set")
-    monkeypatch.setattr(sample, "_write_set", None)  # would fail if called
+    monkeypatch.setattr(sample, "_write_files", None)  # would fail if called
     assert make_sample(str(tmp_path / "set")) == folder
 
 
 @pytest.mark.usefixtures("small")
-def test_damaged_set_is_made_again(tmp_path):
+def test_damaged_sample_is_made_again(tmp_path):
     folder = make_sample(tmp_path / "set")
     before = digests(folder)
     (folder / "val" / "images" / "val_3.JPEG").unlink()
@@ -156,8 +156,8 @@ def test_damaged_set_is_made_again(tmp_path):
 @pytest.mark.usefixtures("small")
 @pytest.mark.parametrize("step", [0, 1, 41, 59])
 @pytest.mark.parametrize("error", [OSError("No space left"), KeyboardInterrupt("^C")])
-def test_no_half_set_after_an_error(tmp_path, monkeypatch, step, error):
-    encode = sample._encode_picture
+def test_no_incomplete_sample_after_an_error(tmp_path, monkeypatch, step, error):
+    encode = sample._encode_image
     left = [step]
 
     def encode_and_fail(*arguments):
@@ -166,30 +166,30 @@ def test_no_half_set_after_an_error(tmp_path, monkeypatch, step, error):
         left[0] -= 1
         return encode(*arguments)
 
-    monkeypatch.setattr(sample, "_encode_picture", encode_and_fail)
+    monkeypatch.setattr(sample, "_encode_image", encode_and_fail)
     with pytest.raises(type(error), match=re.escape(str(error))):
         make_sample(tmp_path / "set")
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.usefixtures("small")
-def test_files_of_a_killed_run_do_no_harm(tmp_path):
-    # What SIGKILL leaves: part of a set under the temporary name.
+def test_files_of_a_killed_process_are_ignored(tmp_path):
+    # What SIGKILL leaves: a part of the sample under the temporary name.
     (tmp_path / ".set-abc" / "new" / "train").mkdir(parents=True)
     folder = make_sample(tmp_path / "set")
     assert len(digests(folder)) == 60 + 20 + 4
 
 
 @pytest.mark.usefixtures("small")
-def test_two_at_once_make_one_set(tmp_path, monkeypatch):
-    write = sample._write_set
+def test_two_at_once_make_one_sample(tmp_path, monkeypatch):
+    write = sample._write_files
     barrier = threading.Barrier(2, timeout=60)
 
     def write_and_wait(root, seed):
         write(root, seed)
         barrier.wait()
 
-    monkeypatch.setattr(sample, "_write_set", write_and_wait)
+    monkeypatch.setattr(sample, "_write_files", write_and_wait)
     results = []
     threads = [
         threading.Thread(target=lambda: results.append(make_sample(tmp_path / "set")))
@@ -211,7 +211,7 @@ def test_empty_folder_is_filled(tmp_path):
 
 
 @pytest.mark.usefixtures("small")
-def test_folder_of_something_else_is_refused(tmp_path):
+def test_folder_with_other_files_is_refused(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     message = r"`destination` must be a new or empty folder.*Received: destination="
     with pytest.raises(FileExistsError, match=message):
@@ -226,7 +226,7 @@ def test_folder_of_something_else_is_refused(tmp_path):
 
 @pytest.mark.parametrize("seed", [-1, 1.5, True, "0"])
 def test_wrong_seed(tmp_path, seed):
-    message = f"`seed` must be an integer >= 0. Received: seed={seed!r}"
+    message = f"`seed` must be a non-negative integer. Received: seed={seed!r}"
     with pytest.raises(ValueError, match=re.escape(message)):
         make_sample(tmp_path / "set", seed)
 
@@ -245,8 +245,8 @@ def test_sample_path(tmp_path, monkeypatch):
 
 
 @pytest.mark.usefixtures("small")
-def test_sample_path_where_the_cache_cannot_be_written(tmp_path, monkeypatch):
-    # A file in the place of the folder stops even the superuser.
+def test_sample_path_if_the_cache_cannot_be_written(tmp_path, monkeypatch):
+    # A file at the folder's path stops even the superuser.
     (tmp_path / "file").write_text("")
     monkeypatch.setattr(sample.tempfile, "gettempdir", lambda: str(tmp_path / "tmp"))
     expected = tmp_path / "tmp" / ".keras" / "keras_tinyalex" / "sample-v1-seed0"
@@ -254,14 +254,14 @@ def test_sample_path_where_the_cache_cannot_be_written(tmp_path, monkeypatch):
     assert sample_path(tmp_path / "file") == expected
 
 
-@pytest.mark.parametrize("standardised", [False, True])
-def test_linear_classifier_stays_under_half(full_set, standardised):
+@pytest.mark.parametrize("standardized", [False, True])
+def test_linear_classifier_stays_below_half(full_set, standardized):
     (x, y), (x_val, y_val) = read_arrays(full_set)
     x, x_val = (part.reshape(len(part), -1) / np.float32(255) for part in (x, x_val))
-    mean, deviation = x.mean(axis=0), x.std(axis=0) if standardised else 1.0
+    mean, deviation = x.mean(axis=0), x.std(axis=0) if standardized else 1.0
     x, x_val = (x - mean) / deviation, (x_val - mean) / deviation
-    # Ridge regression onto the 20 classes. With more pixels than pictures its
-    # weights are x.T @ (x @ x.T + penalty)^-1 @ target: 2,000 equations.
+    # Ridge regression to the 20 classes. With more pixels than images its weights
+    # are x.T @ (x @ x.T + penalty)^-1 @ target: 2,000 equations.
     products, val_products = x @ x.T, x_val @ x.T
     target = np.eye(20, dtype="float32")[y] - 1 / 20
     fitted, accuracies = [], []
@@ -270,7 +270,7 @@ def test_linear_classifier_stays_under_half(full_set, standardised):
         solution = np.linalg.solve(products + penalty * np.eye(len(x)), target)
         fitted.append(np.mean((products @ solution).argmax(axis=1) == y))
         accuracies.append(np.mean((val_products @ solution).argmax(axis=1) == y_val))
-    # It learns the training pictures by heart: the set is hard, not the fit bad.
+    # It memorizes the training images, so it is the data that are hard.
     assert fitted[0] > 0.99
     assert 0.15 < max(accuracies) < 0.45
 

@@ -1,4 +1,4 @@
-"""Decoded images on disk: kills while they are made, and a disk that becomes full."""
+"""The cache of decoded images: kills while it is written, and full disks."""
 
 import os
 
@@ -8,7 +8,7 @@ from PIL import Image
 
 from keras_tinyalex.datasets.cache import cache_folder
 from keras_tinyalex.datasets.layout import open_source
-from keras_tinyalex.datasets.tiny_imagenet import read_split
+from keras_tinyalex.datasets.reading import read_split
 
 pytestmark = pytest.mark.faults
 
@@ -17,14 +17,14 @@ IMAGES = 250  # decoded and written 100 at a time
 
 @pytest.fixture
 def load(tmp_path, monkeypatch):
-    """Reads the same images, with the cache in the folder it is given, or without."""
+    """Returns a function that reads the same images, with a cache in a given folder."""
     generator = np.random.default_rng(0)
     (tmp_path / "images/class").mkdir(parents=True)
     for number in range(IMAGES):
         pixels = generator.integers(0, 256, (64, 64, 3)).astype(np.uint8)
         Image.fromarray(pixels).save(tmp_path / f"images/class/{number}.JPEG")
     source = open_source(tmp_path / "images")
-    monkeypatch.setenv("KERAS_HOME", "")  # to be restored in the end
+    monkeypatch.setenv("KERAS_HOME", "")  # restores it at the end
 
     def read(home=None):
         if home is not None:
@@ -61,4 +61,4 @@ def test_a_disk_that_becomes_full(disk, load, figure):
     assert images.shape == (IMAGES, 64, 64, 3)
     assert (images == load()).all()
     assert not isinstance(images, np.memmap)
-    figure("load", "the disk becomes full", "read all the same, nothing left")
+    figure("load", "the disk becomes full", "read without the cache, nothing left")

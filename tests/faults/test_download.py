@@ -46,11 +46,11 @@ def fast_and_direct(monkeypatch):
 
 
 class Server:
-    """Serves the archive; `lie(handler, start)` may answer in its place."""
+    """Serves the archive, unless `lie(handler, start)` answers and returns true."""
 
     def __init__(self, body=ARCHIVE, lie=None):
         self.body, self.lie = body, lie
-        self.sent = []  # bytes of each answer
+        self.sent = []  # bytes of each response
 
     def __enter__(self):
         server = self
@@ -115,7 +115,7 @@ def expected(tmp_path_factory):
 
 
 def kill_after(count):
-    """SIGKILL when `count` more bytes of the body have been received."""
+    """Kills this process when `count` more bytes of the body have been received."""
     copy = module._copy
 
     class Cut:
@@ -134,7 +134,7 @@ def kill_after(count):
 
 def test_kills_at_random_bytes(tmp_path, forked, expected, figure):
     chosen = random.Random(0)
-    kills = bad = again = most = 0
+    kills = bad = again = maximum = 0
     while kills < 200:
         cache = tmp_path / str(kills)
         with Server() as server:
@@ -155,18 +155,18 @@ def test_kills_at_random_bytes(tmp_path, forked, expected, figure):
                 (part,) = cache.glob("*.part")
                 received, kept = kept + count, part.stat().st_size
                 again += received - kept
-                most = max(most, received - kept)
+                maximum = max(maximum, received - kept)
             assert forked(run) == 0
-            # The last answer was asked from the first missing byte on.
+            # The last response started at the first missing byte.
             assert server.sent[-1] == len(ARCHIVE) - kept
         assert tree_digest(cache / FOLDER) == expected
     assert bad == 0
-    assert most <= module.CHUNK
+    assert maximum <= module.CHUNK
     figure(
         "download",
         "SIGKILL at a random byte",
         f"{kills} of {kills} kills survived, {bad} bad finals, 0 bytes lost, at most "
-        f"{most:,} bytes of a kill fetched again",
+        f"{maximum:,} bytes per kill downloaded again",
     )
 
 
@@ -203,7 +203,7 @@ def test_kills_at_every_change(tmp_path, kill_at_every_change, expected, figure,
 
 
 def lies():
-    """Every way in which the server lies, by its name."""
+    """Returns all ways in which the server lies, by name."""
     html = b"<html>please sign in</html>"
 
     def page(server, handler, start):
@@ -232,9 +232,9 @@ def lies():
         return True
 
     def stalled_body(server, handler, start):
-        server.body, whole = ARCHIVE[: start + 1000], ARCHIVE
-        server.answer(handler, start, Content_Length=str(len(whole) - start))
-        server.body = whole
+        server.body = ARCHIVE[: start + 1000]
+        server.answer(handler, start, Content_Length=str(len(ARCHIVE) - start))
+        server.body = ARCHIVE
         time.sleep(1.0)
 
     def too_long(server, handler, start):
@@ -258,10 +258,10 @@ def lies():
 
         return answer
 
-    def no_http(server, handler, start):
+    def not_http(server, handler, start):
         handler.wfile.write(b"SSH-2.0-OpenSSH\r\n")
 
-    def length_is_no_number(server, handler, start):
+    def length_is_not_a_number(server, handler, start):
         server.body = ARCHIVE[:-100]
         server.answer(handler, Content_Length="many")
         handler.close_connection = True
@@ -282,8 +282,8 @@ def lies():
         "500": status(500),
         "a redirect to a local file": redirect("file:///etc/hostname"),
         "a redirect to itself": redirect("/tiny.zip"),
-        "no HTTP": no_http,
-        "a length that is no number": length_is_no_number,
+        "not HTTP": not_http,
+        "a length that is not a number": length_is_not_a_number,
     }
 
 
@@ -300,7 +300,7 @@ def test_servers_that_lie(tmp_path, expected, figure):
                 download(cache, server.url, DIGEST)
             left = {path.suffix for path in cache.iterdir()}
             assert left <= {".lock", ".part"}, (name, left)
-            # The cache is not poisoned: once the server is honest, all is well.
+            # The cache is not poisoned: an honest server then serves the right data.
             server.lie, server.body = None, ARCHIVE
             download(cache, server.url, DIGEST)
         assert tree_digest(cache / FOLDER) == expected, name
@@ -368,11 +368,11 @@ def test_a_full_disk(disk, expected, figure):
         download(cache, server.url, DIGEST)
         assert server.sent == [len(ARCHIVE)] * 2  # the first was not read
     assert tree_digest(cache / FOLDER) == expected
-    figure("extract", "disk full", "2 of 2 told before a byte is written; then resumed")
+    figure("extract", "disk full", "2 of 2 refused before a write; then resumed")
 
 
 def test_a_disk_that_becomes_full(disk, expected, figure):
-    """Without a Content-Length the size is not known before."""
+    """Without a Content-Length, the size is not known in advance."""
 
     def without_length(handler, start):
         handler.close_connection = True
@@ -395,5 +395,5 @@ def test_a_disk_that_becomes_full(disk, expected, figure):
     figure(
         "download",
         "disk full in the middle",
-        f"{kept:,} bytes kept, taken up afterwards",
+        f"{kept:,} bytes kept, then resumed",
     )

@@ -1,4 +1,4 @@
-"""Archives that attack: each one is refused whole."""
+"""Malicious archives: each one is refused, and nothing is extracted."""
 
 import io
 import os
@@ -17,7 +17,7 @@ GOOD = f"{FOLDER}/wnids.txt"
 
 
 def archive(*members):
-    """A zip of a good file and these members: (name or ZipInfo, content)."""
+    """Returns a zip of a good file and members: (name or ZipInfo, content)."""
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as written:
         for name, content in ((GOOD, b"n01443537\n"), *members):
@@ -34,7 +34,7 @@ def entry(name, mode=stat.S_IFREG | 0o644, **fields):
 
 
 def edited(change):
-    """A zip of two files whose central directory is changed before writing."""
+    """Returns a zip of two files, the directory of which `change` has changed."""
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as written:
         written.writestr(f"{FOLDER}/a", b"a" * 5000)
@@ -63,7 +63,7 @@ def bomb(size):
 
 
 def liar(declared):
-    """A member that declares fewer bytes than its data inflate to."""
+    """Returns a zip with a member that declares fewer bytes than it inflates to."""
     body = bytearray(bomb(8 << 20))
     for at in range(len(body) - 4):
         if body[at : at + 4] == b"PK\1\2":
@@ -83,7 +83,7 @@ def flipped(body, at):
 
 def attacks():
     noise = os.urandom(100_000)
-    whole = archive((f"{FOLDER}/noise", noise))
+    complete = archive((f"{FOLDER}/noise", noise))
     paths = {
         "zip-slip": f"{FOLDER}/../../outside",
         "zip-slip at once": "../outside",
@@ -127,16 +127,18 @@ def attacks():
         "no member": b"PK\5\6" + bytes(18),
         "not a zip": b"<html>" + noise,
         "empty file": b"",
-        "cut in the middle": cut(whole, 0.5),
-        "cut at the end": whole[:-10],
-        "flipped byte of the data": flipped(whole, len(whole) // 2),
-        "flipped byte of the directory": flipped(whole, whole.rfind(b"PK\1\2") + 16),
+        "cut in the middle": cut(complete, 0.5),
+        "cut at the end": complete[:-10],
+        "flipped byte of the data": flipped(complete, len(complete) // 2),
+        "flipped byte of the directory": flipped(
+            complete, complete.rfind(b"PK\1\2") + 16
+        ),
     }
     return found
 
 
 def make_fetch(body):
-    """Stands for the download: the archive is on the disk and was checked."""
+    """Returns a replacement of the download that writes `body` to the disk."""
 
     def fetch(url, sha256, path):
         path.write_bytes(body)
@@ -166,12 +168,12 @@ def test_attacks(tmp_path, monkeypatch, figure):
         assert written <= {f"{FOLDER}.zip", f"{FOLDER}.lock"}, (name, written)
         assert not (tmp_path / "outside").exists()
     count = len(found)
-    result = f"{count} of {count} archives refused whole, 0 files outside, 0 left"
+    result = f"{count} of {count} archives refused, 0 files outside, 0 left"
     figure("extract", "zip-slip, links, overlaps, bombs, wrong counts", result)
 
 
 def test_a_good_archive_is_not_refused(tmp_path, monkeypatch):
-    """The attacks above differ from this one in the attack alone."""
+    """Differs from the archives above only in that it does no harm."""
     body = archive((entry(f"{FOLDER}/a"), b"a"), (f"{FOLDER}/d/", b""))
     monkeypatch.setattr(module, "_fetch", make_fetch(body))
     folder = module.download(tmp_path, "http://127.0.0.1/tiny.zip", None)
@@ -179,7 +181,7 @@ def test_a_good_archive_is_not_refused(tmp_path, monkeypatch):
 
 
 def test_peak_bytes(tmp_path, peak_memory, figure):
-    """Extraction streams: memory does not grow with the members."""
+    """Extraction streams: memory does not grow with the size of the members."""
     path = tmp_path / "cache" / f"{FOLDER}.zip"
     path.parent.mkdir()
     with zipfile.ZipFile(path, "w") as written:
@@ -199,6 +201,6 @@ def test_peak_bytes(tmp_path, peak_memory, figure):
     )
 
 
-def test_the_peak_is_what_was_taken(peak_memory):
+def test_peak_memory_measures_an_allocation(peak_memory):
     taken = peak_memory("", "x = b'x' * (50 << 20)")
     assert 50 << 20 <= taken < 52 << 20

@@ -1,4 +1,4 @@
-"""1,000 seeded corruptions among 1,000 good images: recall and false alarms."""
+"""1,000 seeded corruptions and 1,000 good images: recall and false alarms."""
 
 import io
 import os
@@ -12,10 +12,8 @@ import pytest
 from PIL import Image
 
 from keras_tinyalex.datasets.images import decode_image
-from keras_tinyalex.datasets.tiny_imagenet import (
-    find_bad_images,
-    load_data,
-)
+from keras_tinyalex.datasets.reading import find_bad_images
+from keras_tinyalex.datasets.tiny_imagenet import load_data
 
 pytestmark = pytest.mark.faults
 
@@ -28,8 +26,8 @@ def encoded(pixels, mode="RGB", form="JPEG", **options):
     return file.getvalue()
 
 
-def picture(seed, mode=None):
-    """A JPEG of 64x64 pixels: colour ramps and noise."""
+def make_jpeg(seed, mode=None):
+    """Returns a JPEG of 64x64 pixels: color ramps and noise."""
     generator = np.random.default_rng(seed)
     ramp = np.linspace(0, 255, 64)[:, None, None] * generator.random(3)
     pixels = (ramp + generator.integers(0, 40, (64, 64, 3))).clip(0, 255)
@@ -47,14 +45,14 @@ def other_format(form):
 
 
 def sixteen_bit(data, chosen):
-    grey = np.full((64, 64), chosen.randrange(1 << 16), "uint16")
+    gray = np.full((64, 64), chosen.randrange(1 << 16), "uint16")
     file = io.BytesIO()
-    Image.fromarray(grey).save(file, "PNG")
+    Image.fromarray(gray).save(file, "PNG")
     return file.getvalue()
 
 
 def header_of(data):
-    """Bytes before the first scan's data."""
+    """Returns the number of bytes before the data of the first scan."""
     at = data.index(b"\xff\xda")
     return at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
 
@@ -70,19 +68,19 @@ def bad_marker(data, chosen):
 
 
 def cut_between(first, last):
-    """Cuts at a random byte; both are functions of the data."""
+    """Returns a function that cuts at a random byte from `first` to `last`."""
     return lambda data, chosen: data[: chosen.randrange(first(data), last(data))]
 
 
-# Kinds of which every single one is to be found, and how it is made.
+# The kinds of damage of which all must be found.
 DAMAGES = {
     "zero bytes": lambda data, chosen: b"",
-    "text": lambda data, chosen: b"no picture %d\n" % chosen.randrange(999),
+    "text": lambda data, chosen: b"not an image %d\n" % chosen.randrange(999),
     "HTML page": lambda data, chosen: b"<html>404 %d" % chosen.randrange(999),
     "noise": lambda data, chosen: chosen.randbytes(len(data)),
     "zeros": lambda data, chosen: bytes(len(data)),
     "cut in the header": cut_between(lambda data: 1, header_of),
-    "cut in the picture": cut_between(header_of, lambda data: len(data) - 2),
+    "cut in the pixels": cut_between(header_of, lambda data: len(data) - 2),
     "cut at the end marker": lambda data, chosen: data[:-2],
     "first bytes lost": lambda data, chosen: data[chosen.randrange(1, 20) :],
     "second half zeroed": lambda data, chosen: (
@@ -100,14 +98,14 @@ DAMAGES = {
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """A folder with 1,000 damaged files of each kind in turn, and 1,000 good."""
+    """Returns a folder of 1,000 good and 1,000 damaged files, and their damage."""
     root = tmp_path_factory.mktemp("images")
     chosen = random.Random(0)
     kinds = {}
     for name in ("good", "bad"):
         (root / name).mkdir()
     for number in range(1000):
-        data = picture(number)
+        data = make_jpeg(number)
         (root / "good" / f"{number}.JPEG").write_bytes(data)
         kind = list(DAMAGES)[number % len(DAMAGES)]
         path = root / "bad" / f"{number}.JPEG"
@@ -120,27 +118,27 @@ def test_recall_and_false_alarms(folders, figure):
     root, kinds = folders
     count, problems = find_bad_images(root)
     assert count == 2000
-    told = {path for path, _ in problems}
-    false = [path for path in told if "/good/" in path]
-    missed = Counter(kinds[path] for path in kinds if path not in told)
+    found = {path for path, _ in problems}
+    false = [path for path in found if "/good/" in path]
+    missed = Counter(kinds[path] for path in kinds if path not in found)
     assert not false
     assert not missed
     figure(
         "images",
         f"1,000 seeded corruptions of {len(DAMAGES)} kinds, 1,000 good",
-        f"recall {len(told)}/1000, false alarms {len(false)}/1000",
+        f"recall {len(found)}/1000, false alarms {len(false)}/1000",
     )
 
 
 def test_flipped_bits_of_the_pixels(tmp_path, figure):
-    """What no decoder can tell is measured, not promised."""
+    """No decoder can detect all of these: the number found is only reported."""
     (tmp_path / "class").mkdir()
     chosen = random.Random(0)
     for number in range(1000):
-        data = flip_in_scan(picture(number), chosen)
+        data = flip_in_scan(make_jpeg(number), chosen)
         (tmp_path / "class" / f"{number}.JPEG").write_bytes(data)
     _, problems = find_bad_images(tmp_path)
-    assert len(problems) < 1000  # else this would be worth a promise
+    assert len(problems) < 1000  # or all were detected, which could be promised
     result = f"{len(problems)}/1000 found: a JPEG has no checksum"
     figure("images", "1 flipped bit in the pixels of 1,000 (not promised)", result)
 
@@ -158,8 +156,8 @@ def test_loading_names_every_bad_file(folders):
     assert {line.strip().partition(": ")[0] for line in lines} <= set(kinds)
 
 
-def test_any_bytes_give_a_picture_or_a_value_error(figure):
-    """Random edits of files of all formats."""
+def test_any_bytes_give_an_image_or_a_value_error(figure):
+    """Random edits of files in all formats."""
     chosen = random.Random(0)
     pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype("uint8")
     files = [
@@ -183,7 +181,7 @@ def test_any_bytes_give_a_picture_or_a_value_error(figure):
 
 
 def bomb(width, height):
-    """A PNG of few bytes that claims so many pixels."""
+    """Returns a small PNG that declares this many pixels."""
 
     def chunk(kind, body):
         check = struct.pack(">I", zlib.crc32(kind + body))
@@ -194,7 +192,7 @@ def bomb(width, height):
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows)
 
 
-def test_a_picture_bomb_takes_no_memory(tmp_path, peak_memory, figure):
+def test_a_decompression_bomb_takes_no_memory(tmp_path, peak_memory, figure):
     path = tmp_path / "bomb.png"
     path.write_bytes(bomb(13_000, 6_500))
     code = (
@@ -217,10 +215,10 @@ def test_a_picture_bomb_takes_no_memory(tmp_path, peak_memory, figure):
 
 @pytest.mark.parametrize("mode", ["L", "CMYK", "RGB"])
 def test_real_pixels_of_other_modes(mode, figure):
-    """A grey value survives every way of storing it, within JPEG's rounding."""
-    grey = np.broadcast_to(np.arange(64, 192, 2)[:, None, None], (64, 64, 3))
-    image = decode_image(encoded(grey.astype("uint8"), mode, quality=100))
-    worst = int(np.abs(image.astype(int) - grey).max())
+    """A gray value is the same in every mode, within the rounding of JPEG."""
+    gray = np.broadcast_to(np.arange(64, 192, 2)[:, None, None], (64, 64, 3))
+    image = decode_image(encoded(gray.astype("uint8"), mode, quality=100))
+    worst = int(np.abs(image.astype(int) - gray).max())
     assert worst <= 2
     figure("images", f"{mode} to RGB", f"pixels within {worst} of 255")
 

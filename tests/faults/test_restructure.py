@@ -1,4 +1,4 @@
-"""Restructuring 200 files: a kill at every change, full and other disks."""
+"""Restructuring 200 files: a kill at every change, full disks, two disks."""
 
 import errno
 import os
@@ -61,12 +61,12 @@ def test_kills_at_every_change(
 
     def check(place, finished):
         source, target = images(place / "source"), place / "target"
-        if target.exists():  # whole, or not at all
+        if target.exists():  # then it is complete
             assert images(target) == result
         if mode != "move":
             assert source == sources
         elif not finished:
-            # Each image is where it was, or where it shall be.
+            # All images are in the source, or all in the target.
             there = images(target) if target.exists() else {}
             assert len(source) == FILES or len(there) == FILES
         if finished:
@@ -102,7 +102,7 @@ def test_second_run_writes_nothing(tmp_path, changes_of, figure):
         def run(from_source=from_source, target=target, mode=mode):
             restructure(from_source, target, mode=mode, progress=False)
 
-        assert changes_of(run, tmp_path) > FILES  # the instrument sees the first run
+        assert changes_of(run, tmp_path) > FILES  # the first run is counted
         log = tmp_path / "changes.log"
         log.unlink()
         assert changes_of(run, target) == 0
@@ -132,15 +132,15 @@ def test_hard_links_to_another_disk(tmp_path, disk, expected, figure):
 def test_a_disk_that_cannot_be_written(tmp_path, disk, expected, figure, mode):
     source, place = make_source(tmp_path / "source"), disk(4_000)
     subprocess.run(["mount", "-o", "remount,ro", place], check=True)
-    mends = ValueError if mode == "hardlink" else OSError
-    with pytest.raises(mends, match=r"Read-only file system|different file systems"):
+    refusal = ValueError if mode == "hardlink" else OSError
+    with pytest.raises(refusal, match=r"Read-only file system|different file systems"):
         restructure(source, place / "target", mode=mode, progress=False)
     assert images(source) == expected[0]
     figure("restructure", f"read-only disk, {mode}", "refused, 0 lost")
 
 
 def test_result_on_a_disk_that_became_read_only(tmp_path, disk):
-    """There is nothing to write, and so no lock to take."""
+    """Nothing has to be written, so no lock is needed."""
     source, place = make_source(tmp_path / "source"), disk(4_000)
     restructure(source, place / "target", progress=False)
     subprocess.run(["mount", "-o", "remount,ro", place], check=True)
@@ -159,7 +159,7 @@ def test_a_full_disk(tmp_path, disk, expected, figure, mode):
     filler.unlink()
     restructure(source, place / "target", mode=mode, progress=False)
     assert images(place / "target") == expected[1]
-    figure("restructure", f"disk full, {mode}", "told before a write; 0 lost")
+    figure("restructure", f"disk full, {mode}", "refused before a write; 0 lost")
 
 
 def test_a_disk_that_becomes_full(tmp_path, disk, expected, monkeypatch, figure):
@@ -178,7 +178,7 @@ def test_a_disk_that_becomes_full(tmp_path, disk, expected, monkeypatch, figure)
 
 
 def test_two_at_once(tmp_path, forked, expected, figure, wait_for):
-    """The second is refused while the first one writes, also by the command."""
+    """The second is refused while the first one writes."""
     source = make_source(tmp_path / "source")
     target = tmp_path / "target"
     pid = os.fork()
@@ -192,7 +192,7 @@ def test_two_at_once(tmp_path, forked, expected, figure, wait_for):
     wait_for((tmp_path / "target.partial").exists)
     with pytest.raises(OSError, match="`destination` is in use: another process"):
         restructure(source, target, progress=False)
-    # A killed writer leaves its lock file, which locks no more.
+    # A killed writer leaves its lock file, which does not lock.
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
     assert (tmp_path / ".target.lock").exists()

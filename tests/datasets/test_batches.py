@@ -1,0 +1,94 @@
+"""Batches: their order, their epochs, their labels, and held-out parts."""
+
+import numpy as np
+import pytest
+
+from keras_tinyalex.datasets.batches import Batches, LabelledArrays
+
+pytestmark = pytest.mark.backend
+
+
+def numbered(count=10, classes=2):
+    """Images with every pixel equal to the image's index."""
+    images = np.arange(count, dtype=np.uint8)[:, None, None, None]
+    images = np.broadcast_to(images, (count, 4, 4, 3)).copy()
+    labels = np.arange(count) % classes
+    names = tuple(f"{i}.JPEG" for i in range(count))
+    return LabelledArrays(images, labels, tuple("ab")[:classes], names)
+
+
+def drawn(batches):
+    return [int(i) for images, _ in batches for i in np.asarray(images)[:, 0, 0, 0]]
+
+
+def test_batches_cover_each_epoch_once():
+    batches = Batches(numbered(), batch_size=4, seed=1)
+    assert len(batches) == 3
+    first = drawn(batches)
+    assert sorted(first) == list(range(10))
+    batches.on_epoch_end()
+    second = drawn(batches)
+    assert sorted(second) == list(range(10))
+    assert first != second
+
+
+def test_order_depends_on_seed_and_epoch_only():
+    batches = Batches(numbered(), batch_size=4, seed=1)
+    batches.epoch = 7
+    again = Batches(numbered(), batch_size=4, seed=1)
+    again.epoch = 7
+    assert drawn(batches) == drawn(again)
+    assert drawn(batches) != drawn(Batches(numbered(), batch_size=4, seed=2))
+    assert drawn(Batches(numbered(), shuffle=False)) == list(range(10))
+
+
+def test_one_batch_of_a_feed_is_not_an_epoch():
+    batches = Batches(numbered(), batch_size=4, seed=1)
+    feed = batches.feed()
+    assert len(feed) == 3
+    first = drawn(batches)
+    next(iter(feed))
+    assert drawn(feed) == first
+    if feed is batches:
+        return
+    assert not feed.options().autotune.enabled
+    second = drawn(feed)
+    assert second != first
+    assert sorted(second) == list(range(10))
+
+
+def test_feed_with_probabilities_as_labels():
+    batches = Batches(numbered(classes=2), batch_size=4, seed=1, one_hot=True)
+    labels = np.concatenate([np.asarray(labels) for _, labels in batches.feed()])
+    assert labels.dtype == np.float32
+    assert labels.sum(axis=0).tolist() == [5, 5]
+
+
+@pytest.mark.parametrize(
+    ("probability", "minimum", "maximum"), [(0.3, 40, 80), (1.0, 200, 200)]
+)
+def test_mixing_probability_and_mixed_epochs(probability, minimum, maximum):
+    def white(images, labels, _):
+        return np.full_like(images, 255), labels
+
+    batches = Batches(
+        numbered(), 1, 0, one_hot=True, mixing=white, mixing_probability=probability
+    )
+    batches.mixed_epochs = 20
+    mixed = []
+    for batches.epoch in range(22):
+        mixed.append(drawn(batches).count(255))
+    # Of 200 batches; at 0.3, the mean is 60 and the standard deviation 6.5.
+    assert minimum <= sum(mixed[:20]) <= maximum
+    assert mixed[20:] == [0, 0]
+
+
+def test_held_out_part_has_the_same_fraction_of_each_class():
+    data = numbered(20)
+    rest, held_out = data.part(False, 0.2, 0), data.part(True, 0.2, 0)
+    assert held_out.labels.tolist().count(0) == 2
+    assert held_out.labels.tolist().count(1) == 2
+    together = sorted(rest.file_names + held_out.file_names)
+    assert together == sorted(data.file_names)
+    assert data.part(True, 0.2, 0).file_names == held_out.file_names
+    assert data.part(True, 0.2, 1).file_names != held_out.file_names
