@@ -1,18 +1,28 @@
-"""Fills the tables of reference/command-line.md with what the parser itself says."""
+"""Fills pages from their one source: the README, and the parser of the command line."""
 
 import argparse
 import re
-import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
 
 
 def on_page_markdown(markdown: str, **_: object) -> str:
-    """Replaces each `<!-- options of COMMAND -->` of a page by a table."""
+    """Replaces `<!-- README -->`, and each `<!-- options of COMMAND -->`, of a page."""
+    markdown = markdown.replace("<!-- README -->", readme())
     return re.sub(
         r"^<!-- options of (\w+) -->$",
         lambda match: table(match[1]),
         markdown,
         flags=re.M,
     )
+
+
+def readme() -> str:
+    """The README, with its links as they lead from the home page."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    text = text.replace("](docs/", "](")
+    return re.sub(r"\]\((CHANGELOG|CONTRIBUTING)\.md\)", lambda m: m[0].lower(), text)
 
 
 def table(command: str) -> str:
@@ -35,14 +45,11 @@ def table(command: str) -> str:
 
 def parsers() -> dict[str, argparse.ArgumentParser]:
     """The parser of each command."""
-    arguments, sys.argv = sys.argv, ["keras-tinyalex"]  # as which Keras is not loaded
-    try:
-        from keras_tinyalex.cli import _parser
-    finally:
-        sys.argv = arguments
+    from keras_tinyalex.cli import make_parser
+
     (commands,) = (
         action
-        for action in _parser()._actions
+        for action in make_parser()._actions
         if isinstance(action, argparse._SubParsersAction)
     )
     return dict(commands.choices)

@@ -1,11 +1,32 @@
-"""AlexNet-inspired networks for Tiny ImageNet in Keras 3."""
+"""AlexNet-inspired networks for Tiny ImageNet in Keras 3.
+
+Public names are imported when they are first used, so that the command line starts at
+once.
+"""
 
 import importlib
-import sys
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from keras_tinyalex import registration
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from keras_tinyalex import datasets, recipes, runs, tuning, visualization
+    from keras_tinyalex.applications import (
+        AlexNetMini,
+        decode_predictions,
+        list_weights,
+        model_card,
+        preprocess_input,
+        weights_path,
+    )
+    from keras_tinyalex.evaluation import Evaluation, evaluate
+    from keras_tinyalex.exporting import export
+    from keras_tinyalex.layers import LocalResponseNormalization
+    from keras_tinyalex.recipes import Recipe
+    from keras_tinyalex.runs import Run
+    from keras_tinyalex.training import train
 
 __all__ = [
     "AlexNetMini",
@@ -22,33 +43,41 @@ __all__ = [
     "model_card",
     "preprocess_input",
     "recipes",
+    "runs",
     "train",
     "tuning",
     "visualization",
     "weights_path",
 ]
 
-# The installed command imports what it needs, when it needs it: --help and wrong
-# arguments are answered at once, without the seconds that Keras takes to load.
-if Path(*sys.argv[:1]).name not in ("keras-tinyalex", "keras-tinyalex.exe"):
-    from keras_tinyalex import datasets, recipes, visualization
-    from keras_tinyalex.applications import (
-        AlexNetMini,
-        decode_predictions,
-        list_weights,
-        model_card,
-        preprocess_input,
-        weights_path,
-    )
-    from keras_tinyalex.evaluation import Evaluation, evaluate
-    from keras_tinyalex.export import export
-    from keras_tinyalex.layers import LocalResponseNormalization
-    from keras_tinyalex.recipes import Recipe
-    from keras_tinyalex.training import Run, train
+# The module of each name; a name that is missing here is a module itself.
+_MODULES = {
+    "AlexNetMini": "applications",
+    "Evaluation": "evaluation",
+    "LocalResponseNormalization": "layers",
+    "Recipe": "recipes",
+    "Run": "runs",
+    "decode_predictions": "applications",
+    "evaluate": "evaluation",
+    "export": "exporting",
+    "list_weights": "applications",
+    "model_card": "applications",
+    "preprocess_input": "applications",
+    "train": "training",
+    "weights_path": "applications",
+}
+
+registration.register_with_keras()
 
 
 def __getattr__(name: str) -> Any:
-    # KerasTuner takes seconds to load: only when somebody tunes.
-    if name == "tuning":
-        return importlib.import_module("keras_tinyalex.tuning")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = importlib.import_module(f"{__name__}.{_MODULES.get(name, name)}")
+    value = getattr(module, name) if name in _MODULES else module
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

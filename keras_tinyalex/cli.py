@@ -1,4 +1,4 @@
-"""The command line: parses arguments and calls the library."""
+"""The command line: one `add_<command>` a command, which parses and calls."""
 
 from __future__ import annotations
 
@@ -6,43 +6,55 @@ import argparse
 import json
 import os
 import sys
-import tempfile
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from keras_tinyalex import __version__
+from keras_tinyalex import __version__, machine, recipes
 
-# What a command returns: the JSON object of its result.
+# The JSON object that a command prints with --json.
 Result = dict[str, Any]
+Commands = Any  # what `add_subparsers` returns
+
+SOURCE = (
+    "official folder or zip, restructured folder, folder of class folders, or "
+    "'sample' (generated, no download)"
+)
+CLASSES = (
+    "number of classes (the first N in sorted order), comma separated wnids or names, "
+    "a file with one per line, or 'all'"
+)
+RECIPE = f"{', '.join(recipes.RECIPES)}, or a JSON file such as best.json of a search"
+MODEL = "model file, or a name from 'keras-tinyalex weights list'"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command; returns its exit status.
+    """Runs one command and returns its exit status.
 
     Args:
-        arguments: Command line without the program's name; default
+        arguments: Command line without the program's name. Defaults to
             `sys.argv[1:]`.
 
     Returns:
         0 if the work is done, 1 if it failed. Wrong arguments exit with 2.
     """
-    options = _parser().parse_args(arguments)
+    options = make_parser().parse_args(arguments)
     command: Callable[[argparse.Namespace], Result] = options.command
     try:
-        _load_keras()
+        if options.needs_keras:
+            machine.load_keras()
         result = command(options)
         if options.json:
             print(json.dumps(result))
         sys.stdout.flush()
     except BrokenPipeError:
-        # Whoever read the output, e.g. `head`, has enough of it. What is left
-        # in the buffer must not fail again at exit.
+        # The reader of the output, e.g. `head`, has closed it. What is left in the
+        # buffer must not fail again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 1
     except KeyboardInterrupt:
-        return _fail("interrupted; the same command goes on where it stopped")
+        return _fail("interrupted; the same command resumes where it stopped")
     except Exception as error:
         if options.debug:
             traceback.print_exc()
@@ -54,31 +66,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1 if result.get("failed") else 0
 
 
-def _load_keras() -> None:
-    """Imports Keras and wakes its backend.
-
-    The notices about processor and drivers that TensorFlow writes meanwhile
-    are shown only if this fails.
-    """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    # TensorFlow leaves oneDNN off on processors without AVX-512, where it trains
-    # this network about 1.3 times as fast.
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
-    sys.stderr.flush()
-    stderr = os.dup(2)
-    with tempfile.TemporaryFile() as notices:
-        os.dup2(notices.fileno(), 2)
-        try:
-            import keras
-
-            keras.ops.zeros(1)
-        except BaseException:
-            notices.seek(0)
-            os.write(stderr, notices.read())
-            raise
-        finally:
-            os.dup2(stderr, 2)
-            os.close(stderr)
+def make_parser() -> argparse.ArgumentParser:
+    """Returns the parser of all commands."""
+    parser = argparse.ArgumentParser(
+        prog="keras-tinyalex",
+        description="AlexNetMini on Tiny ImageNet: prepare data, train, evaluate.",
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    add_prepare(commands)
+    add_verify(commands)
+    add_train(commands)
+    add_evaluate(commands)
+    add_predict(commands)
+    add_export(commands)
+    add_tune(commands)
+    add_weights(commands)
+    return parser
 
 
 def _fail(message: str) -> int:
@@ -87,8 +91,28 @@ def _fail(message: str) -> int:
     return 1
 
 
-def _say(text: str) -> None:
+def _report(text: str) -> None:
     print(text, file=sys.stderr)
+
+
+# ------------------------------------------------------------------ commands
+
+
+def add_prepare(commands: Commands) -> None:
+    description = "restructure Tiny ImageNet"
+    parser = _add_command(commands, "prepare", _prepare, description, needs_keras=False)
+    add = parser.add_argument
+    add(
+        "--source",
+        default="download",
+        help="official folder or zip, or 'download' (default: download)",
+    )
+    add("--output", required=True, help="new folder")
+    add("--classes", type=_classes, help=CLASSES)
+    modes = ("copy", "hardlink", "symlink", "move")
+    add("--mode", choices=modes, default="copy", help="default: copy")
+    add("--dry-run", action="store_true", help="check everything, write nothing")
+    add("--overwrite", action="store_true", help="replace an earlier result")
 
 
 def _prepare(options: argparse.Namespace) -> Result:
@@ -107,35 +131,57 @@ def _prepare(options: argparse.Namespace) -> Result:
     )
     result = report.as_dict()
     would = "would be " if options.dry_run else ""
-    _say(
+    _report(
         f"{report.files:,} images of {len(report.classes)} classes {would}in "
         f"{report.destination}; {report.written:,} written in {report.seconds:.1f} s"
     )
     return result
 
 
+def add_verify(commands: Commands) -> None:
+    description = "decode every image and list the bad ones"
+    parser = _add_command(commands, "verify", _verify, description, needs_keras=False)
+    add = parser.add_argument
+    add("data", metavar="DATA", help=SOURCE)
+
+
 def _verify(options: argparse.Namespace) -> Result:
-    from keras_tinyalex.datasets.tiny_imagenet import find_bad_images
+    from keras_tinyalex.datasets.reading import find_bad_images
 
     count, problems = find_bad_images(options.data, progress=True)
-    for where, problem in problems:
-        _say(f"{where}: {problem}")
-    _say(f"{len(problems)} of {count:,} images are bad")
-    bad = [{"file": where, "problem": problem} for where, problem in problems]
+    for file, problem in problems:
+        _report(f"{file}: {problem}")
+    _report(f"{len(problems)} of {count:,} images are bad")
+    bad = [{"file": file, "problem": problem} for file, problem in problems]
     return {"images": count, "bad": bad, "failed": bool(bad)}
 
 
+def add_train(commands: Commands) -> None:
+    parser = _add_command(commands, "train", _train, "train AlexNetMini with a recipe")
+    add = parser.add_argument
+    add("--data", default="sample", help=f"{SOURCE} (default: sample)")
+    add("--recipe", default="baseline", help=f"{RECIPE} (default: baseline)")
+    add("--classes", type=_classes, help=f"{CLASSES} (default: 20, or all if fewer)")
+    add("--epochs", type=_positive, help="replaces the recipe's")
+    add("--batch-size", type=_positive, help="replaces the recipe's")
+    add("--seed", type=_non_negative, default=0, help="default: 0")
+    add("--dtype", help="dtype policy, or 'auto' for the fastest on this machine")
+    add("--output", help="run folder (default: runs/RECIPE-DATA-seedN)")
+    add(
+        "--resume",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="resume a stopped run (default), or start again",
+    )
+
+
 def _train(options: argparse.Namespace) -> Result:
-    from keras_tinyalex.datasets.layout import open_source
     from keras_tinyalex.training import train
 
-    classes = options.classes
-    if classes is None:  # people's own folders often have fewer than 20
-        classes = min(20, len(open_source(options.data).class_names))
     run = train(
         options.recipe,
         options.data,
-        classes,
+        options.classes,
         options.output,
         options.seed,
         options.resume,
@@ -144,7 +190,7 @@ def _train(options: argparse.Namespace) -> Result:
         dtype=options.dtype,
     )
     low, high = run.metrics["interval"]
-    _say(
+    _report(
         f"val_accuracy {run.metrics['val_accuracy']:.4f} (95% {low:.3f} to {high:.3f}, "
         f"n {run.metrics['n_val']}), top 5 {run.metrics['val_top5']:.4f}\n"
         f"run folder: {run.path}\n"
@@ -153,13 +199,23 @@ def _train(options: argparse.Namespace) -> Result:
     return run.metrics
 
 
+def add_evaluate(commands: Commands) -> None:
+    parser = _add_command(commands, "evaluate", _evaluate, "measure a model")
+    add = parser.add_argument
+    add("model", metavar="MODEL", help=MODEL)
+    add("--data", required=True, help=SOURCE)
+    add("--classes", type=_classes, help=f"{CLASSES} (default: the model's)")
+    add("--tta", action="store_true", help="average with the mirror image")
+    add("--plots", metavar="DIR", help="write figures to this folder")
+
+
 def _evaluate(options: argparse.Namespace) -> Result:
+    from keras_tinyalex import visualization
     from keras_tinyalex.applications import load_model
     from keras_tinyalex.datasets.classes import readable_name, select_classes
     from keras_tinyalex.datasets.layout import open_source
-    from keras_tinyalex.datasets.tiny_imagenet import read_split
+    from keras_tinyalex.datasets.reading import read_split
     from keras_tinyalex.evaluation import evaluate
-    from keras_tinyalex.training import plot_evaluation, write_figures
 
     model, class_names = load_model(options.model)
     source = open_source(options.data)
@@ -167,8 +223,8 @@ def _evaluate(options: argparse.Namespace) -> Result:
         class_names = select_classes(source.class_names, options.classes, source.words)
     elif missing := sorted(set(class_names) - set(source.class_names)):
         raise ValueError(
-            f"--data must hold the {len(class_names)} classes that the model knows; "
-            f"{len(missing)} are missing, e.g. {missing[0]}. "
+            f"--data must hold the {len(class_names)} classes that the model was "
+            f"trained on; {len(missing)} are missing, e.g. {missing[0]}. "
             f"Received: --data {options.data}"
         )
     split = "val" if "val" in source.images else "train"
@@ -177,15 +233,24 @@ def _evaluate(options: argparse.Namespace) -> Result:
         model, (data.images, data.labels), class_names=class_names, tta=options.tta
     )
     low, high = result.interval
-    _say(
+    _report(
         f"top 1 {result.top1:.4f} (95% {low:.3f} to {high:.3f}), top 5 "
         f"{result.top5:.4f}, loss {result.loss:.4f}, n {result.n} ({split} images)"
     )
     if options.plots:
         names = [readable_name(name, source.words) for name in class_names]
-        write_figures(Path(options.plots), plot_evaluation(result, data, names))
-        _say(f"pictures: {options.plots}")
+        figures = visualization.plot_evaluation(result, data, names)
+        visualization.save_figures(Path(options.plots), figures)
+        _report(f"figures: {options.plots}")
     return {**result.as_dict(), "split": split}
+
+
+def add_predict(commands: Commands) -> None:
+    parser = _add_command(commands, "predict", _predict, "classify image files")
+    add = parser.add_argument
+    add("model", metavar="MODEL", help=MODEL)
+    add("images", metavar="IMAGE", nargs="+", help="image file")
+    add("--top", type=_positive, default=5, help="classes to list (default: 5)")
 
 
 def _predict(options: argparse.Namespace) -> Result:
@@ -200,38 +265,120 @@ def _predict(options: argparse.Namespace) -> Result:
     rows = decode_predictions(scores, options.top, class_names)
     predictions = []
     for path, row in zip(options.images, rows, strict=True):
-        _say(path)
+        _report(path)
         for class_name, name, score in row:
-            _say(f"  {score:6.1%}  {name} ({class_name})")
+            _report(f"  {score:6.1%}  {name} ({class_name})")
         fields = ("class_name", "name", "score")
         top = [dict(zip(fields, (c, n, float(s)), strict=True)) for c, n, s in row]
         predictions.append({"image": path, "predictions": top})
     return {"images": predictions}
 
 
+def add_export(commands: Commands) -> None:
+    description = "export a model for another runtime"
+    parser = _add_command(commands, "export", _export, description)
+    add = parser.add_argument
+    add("model", metavar="MODEL", help=MODEL)
+    add(
+        "--format",
+        required=True,
+        choices=("onnx", "litert", "openvino", "saved_model"),
+        help="ONNX Runtime, LiteRT (TFLite), OpenVINO or TensorFlow SavedModel",
+    )
+    add("--output", required=True, metavar="PATH", help="new file")
+
+
 def _export(options: argparse.Namespace) -> Result:
-    from keras_tinyalex.export import export
+    from keras_tinyalex.exporting import export
 
     result = export(options.model, options.output, options.format)
-    _say(
+    _report(
         f"{result.path}: {result.size / 1e6:.1f} MB, scores within "
         f"{result.max_difference:.1e} of Keras'"
     )
     return result.as_dict()
 
 
+def add_tune(commands: Commands) -> None:
+    parser = _add_command(commands, "tune", _tune, "search for a better recipe")
+    add = parser.add_argument
+    add("--data", required=True, help=SOURCE)
+    add(
+        "--space",
+        choices=("architecture", "optimizer", "augmentation", "all"),
+        default="all",
+        help="what to vary (default: all)",
+    )
+    tuners = ("random", "hyperband", "bayesian")
+    add("--tuner", choices=tuners, default="hyperband", help="default: hyperband")
+    add("--max-trials", type=_positive, help="default: 30, or one Hyperband iteration")
+    add(
+        "--epochs",
+        type=_positive,
+        default=12,
+        help="epochs of a full training (default: 12)",
+    )
+    fixed = "for what the space does not contain (default: baseline)"
+    add("--recipe", default="baseline", help=f"{RECIPE}, {fixed}")
+    add("--classes", type=_classes, help=f"{CLASSES} (default: 20, or all if fewer)")
+    add("--seed", type=_non_negative, default=0, help="default: 0")
+    add("--output", help="folder (default: runs/tune-SPACE-DATA-seedN)")
+    add(
+        "--keep",
+        type=_positive,
+        default=3,
+        help="number of best trials that keep their checkpoints (default: 3)",
+    )
+    _add_retrain_options(parser)
+    _add_distributed_options(parser)
+
+
+def _add_retrain_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add(
+        "--retrain",
+        type=_positive,
+        metavar="K",
+        help="train the best K recipes on all training images afterwards",
+    )
+    add(
+        "--retrain-seeds",
+        type=_non_negative,
+        nargs="+",
+        default=[0, 1, 2],
+        metavar="N",
+        help="default: 0 1 2",
+    )
+    add("--retrain-epochs", type=_positive, metavar="N", help="default: --epochs")
+
+
+def _add_distributed_options(parser: argparse.ArgumentParser) -> None:
+    role = parser.add_mutually_exclusive_group()
+    role.add_argument("--chief", action="store_true", help="hand out trials to workers")
+    role.add_argument("--worker", metavar="ID", help="run trials of a chief")
+    add = parser.add_argument
+    add(
+        "--oracle",
+        metavar="HOST:PORT",
+        help="address of the chief (default: 127.0.0.1:9090)",
+    )
+    add(
+        "--deadline",
+        type=_positive,
+        default=600,
+        metavar="SECONDS",
+        help="silence after which a chief takes a worker for dead (default: 600)",
+    )
+
+
 def _tune(options: argparse.Namespace) -> Result:
-    from keras_tinyalex.datasets.layout import open_source
     from keras_tinyalex.tuning import retrain, search
 
-    classes = options.classes
-    if classes is None:
-        classes = min(20, len(open_source(options.data).class_names))
     found = search(
         options.data,
         options.space,
         options.tuner,
-        classes=classes,
+        classes=options.classes,
         recipe=options.recipe,
         epochs=options.epochs,
         max_trials=options.max_trials,
@@ -244,7 +391,7 @@ def _tune(options: argparse.Namespace) -> Result:
         deadline=options.deadline,
     )
     completed = found.ranking
-    _say(f"{len(completed)} of {len(found.trials)} trials completed: {found.path}")
+    _report(f"{len(completed)} of {len(found.trials)} trials completed: {found.path}")
     result: Result = {
         "search": str(found.path),
         "trials": len(found.trials),
@@ -253,7 +400,7 @@ def _tune(options: argparse.Namespace) -> Result:
         "recipe": str(found.path / "best.json") if found.best else None,
     }
     if found.best:
-        _say(f"{found.best.description}\ntrain --recipe {result['recipe']}")
+        _report(f"{found.best.description}\ntrain --recipe {result['recipe']}")
     if options.retrain and options.worker is None:
         result["retrained"] = retrain(
             found.path,
@@ -264,8 +411,26 @@ def _tune(options: argparse.Namespace) -> Result:
     return result
 
 
+def add_weights(commands: Commands) -> None:
+    description = "list the weights in the package"
+    parser = _add_command(commands, "weights", _weights, description)
+    add = parser.add_argument
+    add(
+        "action",
+        nargs="?",
+        choices=("list", "show", "path"),
+        default="list",
+        help="names, the model card of one, or its file (default: list)",
+    )
+    add("name", nargs="?", metavar="NAME", help="shipped weights")
+
+
 def _weights(options: argparse.Namespace) -> Result:
-    from keras_tinyalex.applications import list_weights, model_card, weights_path
+    from keras_tinyalex.applications.shipped import (
+        list_weights,
+        model_card,
+        weights_path,
+    )
 
     if options.action == "list":
         for name in list_weights():
@@ -285,188 +450,28 @@ def _weights(options: argparse.Namespace) -> Result:
     return card
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="keras-tinyalex",
-        description="AlexNetMini on Tiny ImageNet: prepare data, train, evaluate.",
-    )
-    parser.add_argument("--version", action="version", version=__version__)
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    source = (
-        "official folder or zip, restructured folder, folder of class folders, "
-        "or 'sample' (generated, needs no download)"
-    )
-    classes = (
-        "number of classes (the first N by sorted wnid), comma separated wnids or "
-        "names, or a file with one a line"
-    )
-
-    command = _command(commands, "prepare", _prepare, "restructure Tiny ImageNet")
-    command.add_argument(
-        "--source",
-        default="download",
-        help="official folder or zip, or 'download' (default: download)",
-    )
-    command.add_argument("--output", required=True, help="new folder")
-    command.add_argument("--classes", type=_classes, help=classes)
-    command.add_argument(
-        "--mode",
-        choices=("copy", "hardlink", "symlink", "move"),
-        default="copy",
-        help="how files get there (default: copy)",
-    )
-    command.add_argument("--dry-run", action="store_true", help="write nothing")
-    command.add_argument("--overwrite", action="store_true", help="replace --output")
-
-    command = _command(commands, "verify", _verify, "decode every image, list bad ones")
-    command.add_argument("data", metavar="DATA", help=source)
-
-    command = _command(commands, "train", _train, "train AlexNetMini by a recipe")
-    command.add_argument("--data", default="sample", help=f"{source} (default: sample)")
-    recipe = "name, or a JSON file such as best.json of a search (default: baseline)"
-    command.add_argument("--recipe", default="baseline", help=recipe)
-    command.add_argument(
-        "--classes", type=_classes, help=f"{classes} (default: 20, or all if fewer)"
-    )
-    command.add_argument("--epochs", type=_positive, help="replaces the recipe's")
-    command.add_argument("--batch-size", type=_positive, help="replaces the recipe's")
-    command.add_argument("--seed", type=_natural, default=0, help="default: 0")
-    command.add_argument("--dtype", help="dtype policy, or auto: the fastest here")
-    command.add_argument(
-        "--output", help="run folder (default: runs/RECIPE-DATA-seedN)"
-    )
-    command.add_argument(
-        "--resume",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="go on with a stopped run (default) or start again",
-    )
-
-    model = "model file, or a name from 'keras-tinyalex weights list'"
-    command = _command(commands, "evaluate", _evaluate, "measure a model")
-    command.add_argument("model", metavar="MODEL", help=model)
-    command.add_argument("--data", required=True, help=source)
-    command.add_argument(
-        "--classes", type=_classes, help=f"{classes} (default: the model's)"
-    )
-    command.add_argument(
-        "--tta", action="store_true", help="average with the mirrored image"
-    )
-    command.add_argument("--plots", metavar="DIR", help="write pictures there")
-
-    command = _command(commands, "predict", _predict, "classify image files")
-    command.add_argument("model", metavar="MODEL", help=model)
-    command.add_argument("images", metavar="IMAGE", nargs="+", help="image file")
-    command.add_argument(
-        "--top", type=_positive, default=5, help="classes shown (default: 5)"
-    )
-
-    command = _command(commands, "export", _export, "export for another runtime")
-    command.add_argument("model", metavar="MODEL", help=model)
-    command.add_argument(
-        "--format",
-        required=True,
-        choices=("onnx", "litert", "openvino", "saved_model"),
-        help="ONNX Runtime, LiteRT (TFLite), OpenVINO or TensorFlow SavedModel",
-    )
-    command.add_argument("--output", required=True, metavar="PATH", help="new file")
-
-    command = _command(commands, "tune", _tune, "search for a better recipe")
-    command.add_argument("--data", required=True, help=source)
-    command.add_argument(
-        "--space",
-        choices=("architecture", "optimizer", "augmentation", "all"),
-        default="all",
-        help="what may vary (default: all)",
-    )
-    command.add_argument(
-        "--tuner",
-        choices=("random", "hyperband", "bayesian"),
-        default="hyperband",
-        help="default: hyperband",
-    )
-    command.add_argument(
-        "--max-trials", type=_positive, help="default: 30, or one pass of hyperband"
-    )
-    command.add_argument(
-        "--epochs", type=_positive, default=12, help="of a whole training (default: 12)"
-    )
-    command.add_argument("--recipe", default="baseline", help=recipe)
-    command.add_argument(
-        "--classes", type=_classes, help=f"{classes} (default: 20, or all if fewer)"
-    )
-    command.add_argument("--seed", type=_natural, default=0, help="default: 0")
-    command.add_argument(
-        "--output", help="folder (default: runs/tune-SPACE-DATA-seedN)"
-    )
-    command.add_argument(
-        "--keep",
-        type=_positive,
-        default=3,
-        help="best trials whose checkpoints stay (default: 3)",
-    )
-    command.add_argument(
-        "--retrain",
-        type=_positive,
-        metavar="K",
-        help="train the best K recipes on all training images afterwards",
-    )
-    command.add_argument(
-        "--retrain-seeds",
-        type=_natural,
-        nargs="+",
-        default=[0, 1, 2],
-        metavar="N",
-        help="default: 0 1 2",
-    )
-    command.add_argument(
-        "--retrain-epochs", type=_positive, metavar="N", help="default: as --epochs"
-    )
-    role = command.add_mutually_exclusive_group()
-    role.add_argument("--chief", action="store_true", help="hand out trials to workers")
-    role.add_argument("--worker", metavar="ID", help="run trials of a chief")
-    command.add_argument(
-        "--oracle",
-        metavar="HOST:PORT",
-        help="where the chief listens (default: 127.0.0.1:9090)",
-    )
-    command.add_argument(
-        "--deadline",
-        type=_positive,
-        default=600,
-        metavar="SECONDS",
-        help="silence after which a chief gives a worker up (default: 600)",
-    )
-
-    command = _command(commands, "weights", _weights, "the weights in the package")
-    command.add_argument(
-        "action",
-        nargs="?",
-        choices=("list", "show", "path"),
-        default="list",
-        help="names, the model card of one, or its file (default: list)",
-    )
-    command.add_argument("name", nargs="?", metavar="NAME", help="shipped weights")
-    return parser
+# ------------------------------------------------------------------- parsing
 
 
-def _command(
-    commands: Any,
+def _add_command(
+    commands: Commands,
     name: str,
     function: Callable[[argparse.Namespace], Result],
     description: str,
+    needs_keras: bool = True,
 ) -> argparse.ArgumentParser:
-    command: argparse.ArgumentParser = commands.add_parser(
+    """Adds a command with the options that all commands have."""
+    parser: argparse.ArgumentParser = commands.add_parser(
         name, help=description, description=description
     )
-    command.set_defaults(command=function)
-    command.add_argument(
+    parser.set_defaults(command=function, needs_keras=needs_keras)
+    parser.add_argument(
         "--json", action="store_true", help="print the result as one JSON line"
     )
-    command.add_argument(
+    parser.add_argument(
         "--debug", action="store_true", help="show the traceback of an error"
     )
-    return command
+    return parser
 
 
 def _classes(text: str) -> int | str:
@@ -479,9 +484,11 @@ def _positive(text: str) -> int:
     return int(text)
 
 
-def _natural(text: str) -> int:
+def _non_negative(text: str) -> int:
     if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"must be an integer >= 0, not {text!r}")
+        raise argparse.ArgumentTypeError(
+            f"must be a non-negative integer, not {text!r}"
+        )
     return int(text)
 
 
