@@ -1,4 +1,4 @@
-"""Exports models to other runtimes and checks that they answer alike."""
+"""Exports models to other runtimes, and verifies that the scores agree."""
 
 from __future__ import annotations
 
@@ -15,11 +15,14 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
-from keras_tinyalex.applications.weights import load_model
+from keras_tinyalex.aliases import PathLike
+from keras_tinyalex.applications import load_model
+from keras_tinyalex.arguments import check_choice
 
-Scores = npt.NDArray[np.float32]
-# Largest difference between the scores of Keras and of the exported model. Runtimes
-# sum in other orders; on float32 models this is a hundred times what was seen.
+Array = npt.NDArray[np.float32]
+# Largest accepted difference between the scores of Keras and of the exported model.
+# Runtimes sum in different orders; this is a hundred times the difference that was
+# seen on float32 models.
 TOLERANCE = 1e-4
 
 
@@ -29,11 +32,11 @@ class Export:
 
     Attributes:
         path: The file, or the folder of a SavedModel.
-        format: See `export`.
-        size: Bytes of everything that was written, labels included.
+        format: The format; see `export`.
+        size: Bytes of all files that were written, including the class names.
         class_names: Class names in label order, or `None`.
-        max_difference: Largest difference of a score from Keras', over 8
-            random images; `None` if it was not verified.
+        max_difference: Largest difference between a score of the exported model
+            and of Keras on 8 random images, or `None` if it was not verified.
     """
 
     path: Path
@@ -43,56 +46,66 @@ class Export:
     max_difference: float | None
 
     def as_dict(self) -> dict[str, Any]:
-        """Returns the fields as a JSON-ready dict."""
+        """Returns the fields as a JSON-ready dictionary."""
         return {**dataclasses.asdict(self), "path": str(self.path)}
 
 
 @dataclass(frozen=True)
-class _Format:
-    """How Keras names a format, who can make it, and what runs it."""
+class Format:
+    """A format: how it is exported, and how an exported model is run.
+
+    Attributes:
+        keras_name: The name for `keras.Model.export`.
+        suffix: File name suffix, empty for a folder.
+        backends: Keras backends that can export it.
+        packages: Packages it needs: the first to export, all to verify.
+        run: Function `(path, images) -> scores` that runs an exported model.
+    """
 
     keras_name: str
     suffix: str
     backends: tuple[str, ...]
     packages: tuple[str, ...]
-    run: Callable[[Path, Scores], Scores]
+    run: Callable[[Path, Array], Array]
 
 
 def export(
-    model: Any,
-    path: str | os.PathLike[str],
+    model: keras.Model | PathLike,
+    path: PathLike,
     format: str = "onnx",
     verify: bool = True,
     class_names: Sequence[str] | None = None,
 ) -> Export:
-    """Exports a model for another runtime, and checks the result there.
+    """Exports a model to another runtime, and verifies its scores there.
 
-    The exported model takes float32 pixels `(batch, 64, 64, 3)` in 0..255,
-    for any batch size: the scaling is inside. The class names go beside it,
-    one a line, into `<path>.labels.txt`. Models of half precision policies
+    The exported model takes float32 pixels `(batch, 64, 64, 3)` in 0..255, for
+    any batch size; it scales them itself. The class names are written to
+    `<path>.labels.txt`, one per line. Models with a half-precision dtype policy
     are exported in float32.
 
-    Nothing is left at `path` if the export or its check fails.
+    If the export or its verification fails, nothing is left at `path`.
 
     Args:
         model: A `keras.Model`, a name from `list_weights()`, or the path of a
             `.keras` or `.h5` file.
         path: File to write, or folder for `"saved_model"`. It must not exist.
         format: `"onnx"` (ONNX Runtime), `"litert"` (LiteRT, formerly TFLite),
-            `"openvino"` (Intel) or `"saved_model"` (TensorFlow).
+            `"openvino"` (Intel) or `"saved_model"` (TensorFlow). Defaults to
+            `"onnx"`.
         verify: Whether to run the exported model on 8 random images and
-            compare its scores with Keras'.
-        class_names: Class names in label order. Default: those stored with
-            the model's file.
+            compare its scores with those of Keras. Defaults to `True`.
+        class_names: Class names in label order. Defaults to those stored in
+            the file of the model.
 
     Returns:
         An `Export`.
 
     Raises:
         FileExistsError: If `path` exists.
-        ImportError: If a package is missing; says how to install it.
+        ImportError: If a package is missing; the message has the command that
+            installs it.
         ValueError: If an argument is out of its range, the backend cannot
-            make the format, or the exported model answers otherwise.
+            export the format, or the scores of the exported model differ.
 
     Examples:
         >>> from keras_tinyalex import AlexNetMini
@@ -111,41 +124,38 @@ def export(
     names = tuple(class_names) if class_names is not None else None
     if names is not None and len(names) != model.output_shape[-1]:
         raise ValueError(
-            f"`class_names` must name the {model.output_shape[-1]} classes of the "
-            f"model. Received: {len(names)} names"
+            f"`class_names` must be {model.output_shape[-1]} names, one for each class "
+            f"of the model. Received: len(class_names)={len(names)}"
         )
     model = _in_float32(model)
     images = _random_images(model)
     expected = model.predict(images, verbose=0)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".export-", dir=path.parent) as folder:
-        # Converters want their suffix.
-        made = Path(folder, "model" + chosen.suffix)
-        model.export(str(made), format=chosen.keras_name, verbose=False)
+        # Some converters require the suffix.
+        exported = Path(folder, "model" + chosen.suffix)
+        model.export(str(exported), format=chosen.keras_name, verbose=False)
         difference = None
         if verify:
-            difference = float(np.abs(chosen.run(made, images) - expected).max())
+            difference = float(np.abs(chosen.run(exported, images) - expected).max())
             if not difference <= TOLERANCE:
                 raise ValueError(
                     f"The exported {format} model differs from Keras by "
                     f"{difference:.2g}, more than {TOLERANCE}; nothing was written."
                 )
-        size = _publish(made, path, names)
+        size = _publish(exported, path, names)
     return Export(path, format, size, names, difference)
 
 
-def _check_arguments(path: Path, format: str, verify: bool) -> _Format:
-    if format not in _FORMATS:
-        raise ValueError(
-            f"`format` must be one of {sorted(_FORMATS)}. Received: format={format!r}"
-        )
-    chosen = _FORMATS[format]
+def _check_arguments(path: Path, format: str, verify: bool) -> Format:
+    check_choice("format", format, sorted(FORMATS))
+    chosen = FORMATS[format]
     backend = keras.backend.backend()
     if backend not in chosen.backends:
         raise ValueError(
-            f"`format` {format!r} can be made under the backends {chosen.backends}; "
-            "a model saved under one loads under all: set KERAS_BACKEND=tensorflow. "
-            f"Received: KERAS_BACKEND={backend}"
+            f"`format` must be one that Keras can export on the backend {backend}. "
+            "Set KERAS_BACKEND=tensorflow, which loads models saved on any backend. "
+            f"Received: format={format!r}, KERAS_BACKEND={backend!r}"
         )
     if chosen.suffix and path.suffix != chosen.suffix:
         raise ValueError(
@@ -154,7 +164,7 @@ def _check_arguments(path: Path, format: str, verify: bool) -> _Format:
         )
     if path.exists():
         raise FileExistsError(
-            f"`path` must not exist; remove it or choose another. "
+            "`path` must not exist. Remove it or choose another path. "
             f"Received: path={str(path)!r}"
         )
     needed = chosen.packages if verify else chosen.packages[:1]
@@ -169,11 +179,12 @@ def _check_arguments(path: Path, format: str, verify: bool) -> _Format:
     return chosen
 
 
-def _in_float32(model: Any) -> Any:
+def _in_float32(model: keras.Model) -> keras.Model:
+    """Returns the model, or a float32 copy if a layer has another dtype policy."""
     if all(layer.dtype_policy.name == "float32" for layer in model.layers):
         return model
 
-    def copy(layer: Any) -> Any:
+    def copy(layer: keras.layers.Layer) -> keras.layers.Layer:
         return type(layer).from_config({**layer.get_config(), "dtype": "float32"})
 
     single = keras.models.clone_model(model, clone_function=copy)
@@ -181,18 +192,18 @@ def _in_float32(model: Any) -> Any:
     return single
 
 
-def _random_images(model: Any) -> Scores:
+def _random_images(model: keras.Model) -> Array:
     shape = [64 if length is None else length for length in model.input_shape[1:]]
     return np.random.default_rng(0).integers(0, 256, (8, *shape)).astype(np.float32)
 
 
-def _publish(made: Path, path: Path, class_names: tuple[str, ...] | None) -> int:
-    """Moves the files of an export into place; returns their bytes."""
-    moves = [(made, path)]
-    if made.with_suffix(".bin").exists():  # the weights of OpenVINO
-        moves.insert(0, (made.with_suffix(".bin"), path.with_suffix(".bin")))
+def _publish(exported: Path, path: Path, class_names: tuple[str, ...] | None) -> int:
+    """Moves the files of an export into place; returns their size in bytes."""
+    moves = [(exported, path)]
+    if exported.with_suffix(".bin").exists():  # the weights of OpenVINO
+        moves.insert(0, (exported.with_suffix(".bin"), path.with_suffix(".bin")))
     if class_names is not None:
-        labels = made.with_name("labels.txt")
+        labels = exported.with_name("labels.txt")
         labels.write_text("\n".join(class_names) + "\n", encoding="utf-8")
         moves.insert(0, (labels, path.with_name(path.name + ".labels.txt")))
     for source, destination in moves:
@@ -201,15 +212,15 @@ def _publish(made: Path, path: Path, class_names: tuple[str, ...] | None) -> int
     return sum(file.stat().st_size for file in files if file.is_file())
 
 
-def _run_onnx(path: Path, images: Scores) -> Scores:
+def _run_onnx(path: Path, images: Array) -> Array:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(path))
-    scores: Scores = session.run(None, {session.get_inputs()[0].name: images})[0]
+    scores: Array = session.run(None, {session.get_inputs()[0].name: images})[0]
     return scores
 
 
-def _run_litert(path: Path, images: Scores) -> Scores:
+def _run_litert(path: Path, images: Array) -> Array:
     from ai_edge_litert.interpreter import Interpreter
 
     interpreter = Interpreter(str(path))
@@ -218,43 +229,42 @@ def _run_litert(path: Path, images: Scores) -> Scores:
     interpreter.allocate_tensors()
     interpreter.set_tensor(index, images)
     interpreter.invoke()
-    scores: Scores = interpreter.get_tensor(
-        interpreter.get_output_details()[0]["index"]
-    )
+    scores: Array = interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
     return scores
 
 
-def _run_openvino(path: Path, images: Scores) -> Scores:
+def _run_openvino(path: Path, images: Array) -> Array:
     import openvino
 
-    # Its default on processors with bfloat16 is to compute in that.
+    # By default it computes in bfloat16 on processors that support it.
     options = {"INFERENCE_PRECISION_HINT": "f32"}
-    scores: Scores = openvino.compile_model(str(path), "CPU", options)(images)[0]
+    scores: Array = openvino.compile_model(str(path), "CPU", options)(images)[0]
     return scores
 
 
-def _run_saved_model(path: Path, images: Scores) -> Scores:
+def _run_saved_model(path: Path, images: Array) -> Array:
     import tensorflow as tf
 
-    loaded = tf.saved_model.load(str(path))  # held: it owns the variables
+    # In a variable, as it owns the weights.
+    loaded = tf.saved_model.load(str(path))
     return np.asarray(loaded.serve(images))
 
 
-_FORMATS = {
-    "onnx": _Format(
+FORMATS = {
+    "onnx": Format(
         "onnx", ".onnx", ("tensorflow", "torch"), ("onnx", "onnxruntime"), _run_onnx
     ),
-    "litert": _Format(
+    "litert": Format(
         "litert",
         ".tflite",
         ("tensorflow",),
         ("tensorflow", "ai_edge_litert"),
         _run_litert,
     ),
-    "openvino": _Format(
+    "openvino": Format(
         "openvino", ".xml", ("tensorflow", "torch"), ("openvino",), _run_openvino
     ),
-    "saved_model": _Format(
+    "saved_model": Format(
         "tf_saved_model", "", ("tensorflow",), ("tensorflow",), _run_saved_model
     ),
 }

@@ -1,4 +1,4 @@
-"""Grad-CAM: where in an image a classifier finds what speaks for a class."""
+"""Grad-CAM: which positions of an image support the prediction of a class."""
 
 from __future__ import annotations
 
@@ -9,39 +9,41 @@ import numpy as np
 from keras import ops
 from numpy.typing import ArrayLike, NDArray
 
+from keras_tinyalex.aliases import Labels, Tensor
+
 
 def gradcam(
-    model: Any,
+    model: keras.Model,
     images: ArrayLike,
     classes: int | ArrayLike | None = None,
     layer: str | None = None,
 ) -> NDArray[np.float32]:
-    """Computes Grad-CAM heatmaps under each backend that has gradients.
+    """Computes Grad-CAM heatmaps on TensorFlow, JAX and PyTorch.
 
-    The activations `A` of a convolution are summed over its channels `k`, each
-    weighted by the mean over the positions of the gradient of the class'
-    score `y`, and what speaks against the class is cut off:
-    `relu(sum_k(mean(dy / dA_k) * A_k))`. The score is the one before a softmax
-    (or another activation) in the last layer.
+    For the score `y` of a class and the activations `A` of a convolution, the
+    heatmap is `relu(sum_k(mean(dy / dA_k) * A_k))`. The mean over the positions
+    of the gradient weights each channel `k`; the ReLU keeps only what raises
+    the score. The score is taken before a softmax (or another activation) in
+    the last layer.
 
     Source: R. R. Selvaraju et al., "Grad-CAM: Visual Explanations from Deep
     Networks via Gradient-based Localization" (2016).
 
     Args:
         model: A built Functional or Sequential `keras.Model` from images to
-            scores of shape `(batch, C)`; it is not changed.
+            scores of shape `(batch, C)`. It is not changed.
         images: Array `(N, H, W, channels)`, or channels first, as the model
-            takes them; one batch, `N > 0`.
-        classes: The class that each image is explained for: `N` integers, or
-            one for all. Default: the class predicted for each image.
-        layer: Name of a layer of `model` with the output `(batch, h, w, K)`,
-            or channels first, through which the image goes. Default: the last
-            `keras.layers.Conv2D`.
+            takes them. They are one batch, `N > 0`.
+        classes: The class to explain for each image: `N` integers, or one
+            integer for all images. Defaults to the predicted classes.
+        layer: Name of a layer of `model` with an output `(batch, h, w, K)`, or
+            channels first, on every path from input to output. Defaults to the
+            last `keras.layers.Conv2D`.
 
     Returns:
-        float32 array `(N, h, w)` in `[0, 1]`, as large as the output of
-        `layer`; 1 is the largest value of each image. All of it is 0 where
-        nothing speaks for the class.
+        float32 array `(N, h, w)` in `[0, 1]`, of the size of the output of
+        `layer`. The largest value of each image is 1, or 0 if nothing supports
+        the class.
 
     Raises:
         ValueError: If an argument is not as above.
@@ -58,30 +60,31 @@ def gradcam(
         >>> gradcam(model, np.ones((5, 8, 8, 3))).shape
         (5, 6, 6)
     """
-    body, head, positions = _split(model, layer)
+    body, head, positions = _split_model(model, layer)
     pixels = ops.convert_to_tensor(np.asarray(images), "float32")
     activations = body(pixels, training=False)
     scores = ops.convert_to_numpy(
         ops.cast(head(activations, training=False), "float32")
     )
-    chosen = _chosen(classes, scores)
-    gradient = _gradient(head, activations, chosen)
+    gradient = _gradient(head, activations, _check_classes(classes, scores))
     weights = ops.mean(gradient, positions, keepdims=True)
     (channels,) = {1, 2, 3} - set(positions)
     maps = ops.relu(ops.sum(weights * ops.cast(activations, "float32"), channels))
-    heat = ops.convert_to_numpy(maps).astype("float32")
-    largest = heat.max(axis=(1, 2), keepdims=True)
-    scaled: NDArray[np.float32] = heat / np.where(largest > 0, largest, 1)
+    heatmaps = ops.convert_to_numpy(maps).astype("float32")
+    largest = heatmaps.max(axis=(1, 2), keepdims=True)
+    scaled: NDArray[np.float32] = heatmaps / np.where(largest > 0, largest, 1)
     return scaled
 
 
-def find_convolution(model: Any, name: str | None, last: bool) -> Any:
-    """Returns the layer of a name, or the first or last `Conv2D` of a model.
+def find_convolution(
+    model: keras.Model, name: str | None, last: bool
+) -> keras.layers.Layer:
+    """Returns a layer by name, or the first or last `Conv2D` of a model.
 
     Args:
         model: A built `keras.Model`.
-        name: Name of a layer, or `None`.
-        last: Which `Conv2D` is meant by `None`.
+        name: Name of a layer, or `None` for a `Conv2D`.
+        last: Whether `None` stands for the last `Conv2D` or the first.
 
     Returns:
         A `keras.Layer`.
@@ -95,15 +98,21 @@ def find_convolution(model: Any, name: str | None, last: bool) -> Any:
         return layers[found[-1 if last else 0]]
     if name not in layers:
         raise ValueError(
-            "`layer` must be the name of a layer of `model`, which may be left out "
-            "where it has a Conv2D; its layers are "
-            f"{list(layers)}. Received: layer={name!r}"
+            "`layer` must be the name of a layer of `model`, or None if it has a "
+            f"Conv2D. Its layers are {list(layers)}. Received: layer={name!r}"
         )
     return layers[name]
 
 
-def _split(model: Any, name: str | None) -> tuple[Any, Any, tuple[int, int]]:
-    """Returns image to activations, these to scores, and the axes of positions."""
+def _split_model(
+    model: keras.Model, name: str | None
+) -> tuple[keras.Model, keras.Model, tuple[int, int]]:
+    """Splits a model after a layer.
+
+    Returns:
+        The model from images to activations of the layer, the model from these
+        to scores, and the axes of the positions in the activations.
+    """
     layer = find_convolution(model, name, last=True)
     try:
         activations, (outputs,) = layer.output, model.outputs
@@ -114,36 +123,38 @@ def _split(model: Any, name: str | None) -> tuple[Any, Any, tuple[int, int]]:
         ) from None
     if len(getattr(activations, "shape", ())) != 4 or len(outputs.shape) != 2:
         raise ValueError(
-            "`layer` must have an output of rank 4, and `model` one of shape (batch, "
-            f"C). Received: layer={layer.name!r} of {layer.output}, model of {outputs}"
+            "`layer` must have an output of rank 4, and `model` an output of shape "
+            f"(batch, C). Received: layer={layer.name!r} with the output "
+            f"{layer.output}, model with the output {outputs}"
         )
     try:
         head = keras.Model(activations, _raw_scores(model))
     except ValueError as error:
         raise ValueError(
-            "`layer` must be one that everything goes through, neither beside a "
-            f"shortcut nor a model. Received: layer={layer.name!r} ({error})"
+            "`layer` must be on every path from input to output: not one beside a "
+            f"shortcut, nor a nested model. Received: layer={layer.name!r} ({error})"
         ) from None
     data_format = getattr(layer, "data_format", keras.config.image_data_format())
     positions = (1, 2) if data_format == "channels_last" else (2, 3)
     return keras.Model(model.inputs, activations), head, positions
 
 
-def _raw_scores(model: Any) -> Any:
-    """The scores before the activation, with which a classifier ends."""
+def _raw_scores(model: keras.Model) -> Tensor:
+    """Returns the symbolic scores before the last activation of a classifier."""
     last = model.layers[-1]
     if isinstance(last, (keras.layers.Activation, keras.layers.Softmax)):
         return last.input
     if not isinstance(last, keras.layers.Dense):
         return model.outputs[0]
-    # A copy, for the model is to stay as it is.
+    # A copy, so that the model is not changed.
     copy = keras.layers.Dense.from_config({**last.get_config(), "activation": None})
     scores = copy(last.input)
     copy.set_weights(last.get_weights())
     return scores
 
 
-def _chosen(classes: Any, scores: NDArray[Any]) -> NDArray[np.int64]:
+def _check_classes(classes: int | ArrayLike | None, scores: NDArray[Any]) -> Labels:
+    """Returns the class of each image; by default the one with the top score."""
     chosen = scores.argmax(axis=-1) if classes is None else np.asarray(classes)
     count = scores.shape[1]
     if (
@@ -153,18 +164,18 @@ def _chosen(classes: Any, scores: NDArray[Any]) -> NDArray[np.int64]:
         or chosen.max() >= count
     ):
         raise ValueError(
-            f"`classes` must be one integer, or {len(scores)}, from 0 to {count - 1}. "
-            f"Received: classes={classes!r}"
+            f"`classes` must be an integer from 0 to {count - 1}, or {len(scores)} of "
+            f"them, one per image. Received: classes={classes!r}"
         )
     return np.broadcast_to(chosen, len(scores)).astype("int64")
 
 
-def _gradient(head: Any, activations: Any, classes: NDArray[np.int64]) -> Any:
-    """The gradient of each image's score by its activations, float32."""
+def _gradient(head: keras.Model, activations: Tensor, classes: Labels) -> Tensor:
+    """Returns the gradient of each image's score by its activations, float32."""
     chosen = ops.one_hot(classes, head.output.shape[-1])
 
-    def total(activations: Any) -> Any:
-        # Images do not meet in a network, so that the sum has their gradients.
+    def total(activations: Tensor) -> Tensor:
+        # Images do not affect each other, so the gradient of the sum is that of each.
         scores = head(activations, training=False)
         return ops.sum(ops.cast(scores, "float32") * chosen)
 

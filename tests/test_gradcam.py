@@ -9,7 +9,7 @@ from keras_tinyalex.gradcam import gradcam
 
 pytestmark = pytest.mark.backend
 
-# A grey image of 2x2 pixels. The convolution below copies it into its first
+# A gray image of 2x2 pixels. The convolution below copies it into its first
 # channel and its negative into the second, before the ReLU.
 IMAGES = np.array([[[4.0], [-2.0]], [[1.0], [-3.0]]])[None]
 A = np.stack([IMAGES[0, ..., 0], -IMAGES[0, ..., 0]]).clip(min=0)
@@ -70,7 +70,7 @@ def test_default_is_the_predicted_class():
 
 
 def test_softmax_does_not_dim_the_gradient():
-    # 15 - -5: the softmax is so sure that its own gradient is about 2e-9.
+    # 15 - -5: the softmax is so confident that its own gradient is about 2e-9.
     for activation in ("softmax", "sigmoid", None):
         heat = gradcam(two_channels(activation), -IMAGES, classes=1)
         np.testing.assert_allclose(heat, [[[1, 0], [0.25, 0]]], rtol=1e-6)
@@ -84,7 +84,7 @@ def test_activation_in_a_layer_of_its_own():
         np.testing.assert_allclose(heat, [[[1, 0], [0.25, 0]]], rtol=1e-6)
 
 
-def test_nothing_that_speaks_for_the_class_is_zero():
+def test_heatmap_is_zero_where_nothing_supports_the_class():
     heat = gradcam(two_channels(), np.zeros((1, 2, 2, 1)))
 
     np.testing.assert_array_equal(heat, np.zeros((1, 2, 2)))
@@ -99,7 +99,7 @@ def test_sequential_model():
 
 def test_channels_first():
     if keras.backend.backend() == "tensorflow":
-        pytest.skip("TensorFlow convolves channels first on GPUs alone")
+        pytest.skip("TensorFlow convolves channels first only on GPUs")
     model = two_channels(data_format="channels_first")
 
     heat = gradcam(model, np.moveaxis(IMAGES, -1, 1), classes=0)
@@ -114,7 +114,7 @@ def test_alexnet_mini_by_finite_differences():
     assert gradcam(model, images).shape == (2, 16, 16)  # block3_conv3
     heat = gradcam(model, images, classes=14, layer="block3_pool")
 
-    # The layers behind block3_pool, by NumPy, at two points near its output.
+    # The layers after block3_pool, in NumPy, at two points near its output.
     body = keras.Model(model.input, model.get_layer("block3_pool").output)
     weights = {
         layer.name: [np.asarray(array, "float64") for array in layer.get_weights()]
@@ -129,7 +129,7 @@ def test_alexnet_mini_by_finite_differences():
         return x @ weights["predictions"][0][:, 14]
 
     a = np.asarray(body.predict(images, verbose=0), "float64")
-    # Moved in one channel everywhere, the score changes by the sum of gradients.
+    # A shift of one channel everywhere changes the score by the sum of gradients.
     steps = 1e-6 * np.eye(64)[:, None, None, None, :]
     means = [(score(a + step) - score(a - step)) / 2e-6 / 64 for step in steps]
     expected = np.maximum(np.einsum("kn,nhwk->nhw", means, a), 0)
@@ -161,23 +161,27 @@ def with_shortcut():
 @pytest.mark.parametrize(
     ("model", "arguments", "message"),
     [
-        (two_channels, {"layer": "con"}, r"its layers are .*'conv'.*layer='con'"),
-        (two_channels, {"layer": "scores"}, r"rank 4.*Received: layer='scores' of"),
-        (two_channels, {"classes": 2}, r"from 0 to 1\. Received: classes=2"),
-        (two_channels, {"classes": -1}, r"from 0 to 1\. Received: classes=-1"),
-        (two_channels, {"classes": [0, 1]}, r"one integer, or 1, .*classes=\[0, 1\]"),
+        (two_channels, {"layer": "con"}, r"Its layers are .*'conv'.*layer='con'"),
+        (two_channels, {"layer": "scores"}, r"rank 4.*Received: layer='scores' with"),
+        (two_channels, {"classes": 2}, r"from 0 to 1, .*Received: classes=2"),
+        (two_channels, {"classes": -1}, r"from 0 to 1, .*Received: classes=-1"),
+        (
+            two_channels,
+            {"classes": [0, 1]},
+            r"or 1 of them, one per image.*classes=\[0, 1\]",
+        ),
         (two_channels, {"classes": 0.0}, r"`classes` must be .*classes=0\.0"),
         (
             lambda: keras.Sequential([keras.layers.Dense(2)]),
             {},
-            r"`layer` must be .* where it has a Conv2D.*Received: layer=None",
+            r"`layer` must be .* if it has a Conv2D.*Received: layer=None",
         ),
         (
             lambda: keras.Sequential([keras.layers.Conv2D(2, 1)]),
             {},
             r"`model` must be a Functional or Sequential model with a known input",
         ),
-        (with_shortcut, {}, r"everything goes through.*Received: layer='beside'"),
+        (with_shortcut, {}, r"on every path from .*Received: layer='beside'"),
     ],
 )
 def test_wrong_arguments(model, arguments, message):

@@ -1,0 +1,134 @@
+"""Metrics of predictions in NumPy: calibration, and intervals of proportions."""
+
+from __future__ import annotations
+
+import statistics
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from keras_tinyalex.arguments import check_integer, check_number
+
+CALIBRATION_BINS = 15
+
+
+def wilson_interval(
+    successes: int, trials: int, confidence: float = 0.95
+) -> tuple[float, float]:
+    """Computes the Wilson score interval of a proportion.
+
+    Source: E. B. Wilson, "Probable inference, the law of succession, and
+    statistical inference", JASA 22 (1927).
+
+    Args:
+        successes: Integer in `[0, trials]`.
+        trials: Positive integer.
+        confidence: Float in `(0, 1)`. Defaults to 0.95.
+
+    Returns:
+        `(low, high)`, floats in `[0, 1]`.
+
+    Raises:
+        ValueError: If an argument is out of its range.
+
+    Examples:
+        >>> low, high = wilson_interval(430, 1000)
+        >>> round(low, 3), round(high, 3)
+        (0.4, 0.461)
+    """
+    trials = check_integer("trials", trials)
+    successes = check_integer("successes", successes, minimum=0)
+    if successes > trials:
+        raise ValueError(
+            "`successes` must be at most `trials`. "
+            f"Received: successes={successes}, trials={trials}"
+        )
+    confidence = check_number("confidence", confidence, above=0, below=1)
+    z = statistics.NormalDist().inv_cdf((1 + confidence) / 2)
+    rate, scale = successes / trials, 1 + z**2 / trials
+    center = (rate + z**2 / (2 * trials)) / scale
+    margin = z / scale * (rate * (1 - rate) / trials + (z / (2 * trials)) ** 2) ** 0.5
+    # At 0 and at `trials` the bound is exact, apart from rounding.
+    low = 0.0 if successes == 0 else center - margin
+    high = 1.0 if successes == trials else center + margin
+    return float(low), float(high)
+
+
+def expected_calibration_error(
+    confidences: ArrayLike, correct: ArrayLike, bins: int = CALIBRATION_BINS
+) -> float:
+    """Computes the mean difference between confidence and accuracy.
+
+    For each image it takes `abs(accuracy - mean confidence)` of its bin of
+    `calibration_curve()`, and returns the mean over the images:
+    `sum(counts / n * abs(accuracy - confidence))`.
+
+    Source: C. Guo et al., "On Calibration of Modern Neural Networks" (2017).
+
+    Args:
+        confidences: Floats of shape `(n,)` in `[0, 1]`: the probability of each
+            predicted class.
+        correct: Booleans of shape `(n,)`: whether it was the true label.
+        bins: Positive integer. Defaults to 15.
+
+    Returns:
+        Float in `[0, 1]`; 0 is perfectly calibrated.
+
+    Raises:
+        ValueError: If the shapes differ, there are no values, or `bins` is
+            not a positive integer.
+
+    Examples:
+        >>> expected_calibration_error([0.75, 0.75], [True, False])
+        0.25
+    """
+    counts, accuracy, confidence = calibration_curve(confidences, correct, bins)
+    gaps = np.abs(accuracy - confidence)[counts > 0]
+    return float((counts[counts > 0] * gaps).sum() / counts.sum())
+
+
+def calibration_curve(
+    confidences: ArrayLike, correct: ArrayLike, bins: int = CALIBRATION_BINS
+) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
+    """Computes the accuracy of predictions with similar confidence.
+
+    The confidences are put into bins of equal width, `[0, 1/bins]`,
+    `(1/bins, 2/bins]`, ...
+
+    Args:
+        confidences: Floats of shape `(n,)` in `[0, 1]`: the probability of each
+            predicted class.
+        correct: Booleans of shape `(n,)`: whether it was the true label.
+        bins: Positive integer. Defaults to 15.
+
+    Returns:
+        `(counts, accuracy, confidence)` of the bins, arrays of shape
+        `(bins,)`: the number of images, the fraction of them that is correct,
+        and their mean confidence; NaN where there are no images.
+
+    Raises:
+        ValueError: If the shapes differ, there are no values, or `bins` is
+            not a positive integer.
+
+    Examples:
+        >>> counts, accuracy, confidence = calibration_curve(
+        ...     [0.25, 0.625, 0.875], [False, False, True], bins=2
+        ... )
+        >>> counts.tolist(), accuracy.tolist(), confidence.tolist()
+        ([1, 2], [0.0, 0.5], [0.25, 0.75])
+    """
+    confidences = np.asarray(confidences, dtype="float64")
+    correct = np.asarray(correct, dtype="float64")
+    if confidences.ndim != 1 or confidences.shape != correct.shape or not correct.size:
+        raise ValueError(
+            "`confidences` and `correct` must have the same shape (n,), n > 0. "
+            f"Received: confidences.shape={confidences.shape}, "
+            f"correct.shape={correct.shape}"
+        )
+    bins = check_integer("bins", bins)
+    index = np.clip(np.ceil(confidences * bins).astype(int) - 1, 0, bins - 1)
+    counts = np.bincount(index, minlength=bins)
+    with np.errstate(invalid="ignore"):
+        accuracy = np.bincount(index, correct, bins) / counts
+        confidence = np.bincount(index, confidences, bins) / counts
+    return counts, accuracy, confidence

@@ -1,0 +1,137 @@
+"""Figures of a training: accuracy and loss by epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from keras_tinyalex.visualization.style import (
+    DPI,
+    GRID_COLOR,
+    PRIMARY_COLOR,
+    SECONDARY_COLOR,
+    set_panel_title,
+)
+
+if TYPE_CHECKING:
+    import keras
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Curves = dict[str, NDArray[np.float64]]
+
+
+def plot_history(
+    history: Mapping[str, Sequence[Any]] | keras.callbacks.History,
+) -> Figure:
+    """Draws accuracy and loss by epoch, for training and validation.
+
+    Args:
+        history: What `model.fit()` returns, or a mapping of `"accuracy"`,
+            `"val_accuracy"`, `"loss"` and `"val_loss"` to one value per epoch
+            (numbers, or text as in `history.csv`). At least one of the four is
+            required.
+
+    Returns:
+        A `matplotlib.figure.Figure` with two axes, accuracy and loss. The last
+        value is written at the end of each curve; a dot and the title mark the
+        best validation value.
+
+    Raises:
+        ValueError: If there are no curves, or their lengths differ.
+
+    Examples:
+        >>> figure = plot_history({"loss": [2.0, 1.5], "val_loss": [2.1, 1.8]})
+        >>> figure.axes[1].get_title(loc="right")
+        'best val 1.800 (epoch 2)'
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    values: Mapping[str, Sequence[Any]] = getattr(history, "history", history)
+    curves: Curves = {
+        key: np.asarray(values[key], dtype="float64")
+        for key in ("accuracy", "val_accuracy", "loss", "val_loss")
+        if key in values
+    }
+    lengths = {key: curve.size for key, curve in curves.items()}
+    if len(set(lengths.values())) != 1 or 0 in lengths.values():
+        raise ValueError(
+            "`history` must map 'accuracy', 'val_accuracy', 'loss' or 'val_loss' to "
+            "the same number of values, one per epoch. "
+            f"Received: history with the keys {list(values)} and lengths {lengths}"
+        )
+    layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.08, wspace=0.04)
+    figure = Figure(figsize=(10, 3.8), dpi=DPI, layout=layout)
+    accuracy, loss = figure.subplots(1, 2)
+    _draw_curves(accuracy, "accuracy", curves, find_best=np.nanargmax)
+    _draw_curves(loss, "loss", curves, find_best=np.nanargmin)
+    return figure
+
+
+def _draw_curves(
+    axes: Axes, metric: str, curves: Curves, find_best: Callable[..., Any]
+) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    set_panel_title(axes, metric.capitalize())
+    axes.set_xlabel("epoch")
+    axes.grid(axis="y", color=GRID_COLOR, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.xaxis.set_major_locator(
+        MaxNLocator("auto", steps=[1, 2, 5, 10], integer=True, min_n_ticks=1)
+    )
+    ends: list[tuple[float, str, str]] = []
+    for key, part, color in (
+        (metric, "train", SECONDARY_COLOR),
+        (f"val_{metric}", "val", PRIMARY_COLOR),
+    ):
+        if key not in curves:
+            continue
+        curve = curves[key]
+        epochs = np.arange(1, curve.size + 1)
+        marker = "o" if curve.size == 1 else None
+        axes.plot(epochs, curve, color=color, linewidth=2, marker=marker, label=part)
+        finite = np.isfinite(curve)
+        if finite[-1]:
+            ends.append((float(curve[-1]), f"{part} {curve[-1]:.3f}", color))
+        if part == "val" and finite.any():
+            best = int(find_best(np.where(finite, curve, np.nan)))
+            axes.plot(
+                best + 1, curve[best], "o", color=color, markersize=6, label="best"
+            )
+            text = f"best val {curve[best]:.3f} (epoch {best + 1})"
+            axes.set_title(text, loc="right", size=9, color=color)
+    axes.margins(x=0.02)
+    _label_ends(axes, ends)
+
+
+def _label_ends(axes: Axes, ends: list[tuple[float, str, str]]) -> None:
+    """Writes a text beside the end of each curve, without overlap.
+
+    Args:
+        axes: The axes of the curves.
+        ends: Last value, text and color of at most two curves.
+    """
+    low, high = axes.get_ylim()
+    axes.set_ylim(low, high)
+    ends.sort()
+    heights = [(value - low) / (high - low) for value, _, _ in ends]
+    if len(ends) == 2 and heights[1] - heights[0] < 0.075:
+        middle = sum(heights) / 2
+        heights = [middle - 0.0375, middle + 0.0375]
+    for height, (_, text, color) in zip(heights, ends, strict=True):
+        axes.annotate(
+            text,
+            (1, height),
+            xycoords="axes fraction",
+            xytext=(5, 0),
+            textcoords="offset points",
+            va="center",
+            size=9,
+            color=color,
+            annotation_clip=False,
+        )

@@ -1,0 +1,85 @@
+"""What all figures share: resolution, colors, titles, and names that fit."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+DPI = 150
+
+# Of two series, the primary one is what the figure is about.
+PRIMARY_COLOR, SECONDARY_COLOR = "#0b63b0", "#8b95a1"
+# They differ in lightness, too, for color-blind readers.
+CORRECT_COLOR, INCORRECT_COLOR = "#00694e", "#d1380f"
+TEXT_COLOR, FAINT_TEXT_COLOR = "#1c2733", "#c3cbd5"
+FRAME_COLOR, GRID_COLOR = "#c8ced6", "#e4e8ed"
+
+
+def set_panel_title(axes: Axes, title: str) -> None:
+    """Titles one of several axes in a figure, and leaves its frame open."""
+    axes.set_title(title, loc="left", size=11, weight="bold")
+    open_frame(axes)
+
+
+def open_frame(axes: Axes) -> None:
+    """Hides the top and the right side of the frame."""
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def short_names(class_names: Sequence[str]) -> list[str]:
+    """Returns the first synonym of each name, or all if it is not unique.
+
+    Examples:
+        >>> short_names(["crane", "crane, machine", "sea slug, nudibranch"])
+        ['crane', 'crane, machine', 'sea slug']
+    """
+    first = [str(name).split(",")[0].strip() for name in class_names]
+    counts = Counter(first)
+    return [
+        short if counts[short] == 1 else str(name)
+        for short, name in zip(first, class_names, strict=True)
+    ]
+
+
+def fit_text(text: str, width: float, size: float, lines: int = 1) -> str:
+    """Wraps text into lines of a width, and cuts the end if it does not fit.
+
+    Args:
+        text: Words separated by spaces.
+        width: Width of a line in points.
+        size: Font size in points.
+        lines: Largest number of lines.
+
+    Examples:
+        >>> fit_text("European fire salamander", width=80, size=8, lines=2)
+        'European fire\\nsalamander'
+        >>> fit_text("European fire salamander", width=80, size=8)
+        'European fire sal…'
+    """
+    if text_width(text, size) <= width:
+        return text
+    words = text.split(" ")
+    if lines > 1:
+        for end in range(len(words) - 1, 0, -1):
+            line = " ".join(words[:end])
+            if text_width(line, size) <= width:
+                rest = " ".join(words[end:])
+                return f"{line}\n{fit_text(rest, width, size, lines - 1)}"
+    end = len(text)
+    while end > 1 and text_width(text[:end].rstrip() + "…", size) > width:
+        end -= 1
+    return text[:end].rstrip() + "…"
+
+
+def text_width(text: str, size: float) -> float:
+    """Returns the width of text in points, without a display."""
+    from matplotlib.font_manager import FontProperties
+    from matplotlib.textpath import text_to_path
+
+    font = FontProperties(size=size)
+    width, _, _ = text_to_path.get_text_width_height_descent(text, font, ismath=False)
+    return float(width)
