@@ -1,10 +1,10 @@
-"""Makes the images `pictures-*` and `lrn-*` by running the code of their pages.
+"""Creates the figures `pictures-*` and `lrn-*` by running the code of their pages.
 
     python docs/figures.py tiny-imagenet-200.zip
 
-The code of pictures.md runs twice: with the embedded sample for pictures that show
-images, and with Tiny ImageNet for those of results, which hold none of its images.
-Without an argument only what needs no Tiny ImageNet is made.
+The code of pictures.md runs twice: with the embedded sample for the figures that show
+images, and with Tiny ImageNet for the figures of results, which show none. Without an
+argument, the figures of results are skipped.
 """
 
 import argparse
@@ -22,7 +22,7 @@ OF_RESULTS = ("pictures-class-accuracy", "pictures-calibration")
 
 
 def figures(page: str) -> dict:
-    """The last `figure` before each image of the page, by the name of the image."""
+    """Returns the last `figure` before each image of the page, by the image's name."""
     found, names = {}, {}
     pattern = r"^```python\n(.*?)^```|\]\(images/((?:pictures|lrn)-.*?)\.png\)"
     for code, image in re.findall(pattern, page, re.S | re.M):
@@ -33,22 +33,23 @@ def figures(page: str) -> dict:
 
 
 def write(path: Path, figure) -> None:
-    """Saves, with 256 colours where all of them take more than 100 kB."""
+    """Writes a PNG, reduced to 256 colors if it would take more than 100 kB."""
     buffer = io.BytesIO()
     figure.savefig(buffer)
     if buffer.tell() > 100_000:
-        picture = Image.open(buffer).convert("RGB")
-        picture = picture.quantize(256, dither=Image.Dither.NONE)
+        image = Image.open(buffer).convert("RGB")
+        image = image.quantize(256, dither=Image.Dither.NONE)
         buffer = io.BytesIO()
-        picture.save(buffer, "PNG", optimize=True)
+        image.save(buffer, "PNG", optimize=True)
     path.write_bytes(buffer.getvalue())
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("data", type=Path, nargs="?", help="Tiny ImageNet")
-    data = parser.parse_args().data
-    data = data and str(data.resolve())
+    parser.add_argument("data", type=Path, nargs="?", help="Tiny ImageNet's zip")
+    parser.add_argument("--output", type=Path, default=DOCS / "images")
+    options = parser.parse_args()
+    data = options.data and str(options.data.resolve())
     pictures, lrn = ((DOCS / name).read_text("utf-8") for name in PAGES)
     with tempfile.TemporaryDirectory() as scratch, contextlib.chdir(scratch):
         found = figures(lrn) | figures(pictures)
@@ -56,7 +57,7 @@ def main() -> None:
     for name, figure in found.items():
         if name in OF_RESULTS and not (figure := of_results.get(name)):
             continue
-        write(DOCS / "images" / f"{name}.png", figure)
+        write(options.output / f"{name}.png", figure)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
-"""Teaches the shipped network new classes from few images, against from scratch.
+"""Fine-tunes the pretrained network on few images, and compares it with random weights.
 
     python examples/fine_tune.py my_folder --images 20
 
-The folder holds one folder a class (or train/ and val/ with those inside). The
-convolutions come with what they learned on 20 classes of Tiny ImageNet; only the
-head starts anew. The same network from random weights shows what that is worth.
-Without a folder it learns the 20 classes of the embedded sample, and the results are
-those of docs/fine-tune.md.
+The folder has one subfolder per class, or train/ and val/ with such subfolders. The
+convolutions start from weights trained on 20 classes of Tiny ImageNet; only the head
+is new. Training the same network from random weights shows what those weights are
+worth. Without a folder, the script uses the 20 classes of the embedded sample and
+gives the results of docs/fine-tune.md.
 """
 
 import argparse
@@ -22,18 +22,18 @@ BATCH_SIZE = 16
 
 
 def few_of_each(x, y, count):
-    """The first `count` images of each class."""
+    """Returns the first `count` images of each class."""
     chosen = [np.flatnonzero(y == label)[:count] for label in np.unique(y)]
     index = np.concatenate(chosen)
     return x[index], y[index]
 
 
 def network(weights, num_classes):
-    """The body, what its last block sees averaged over the picture, and a head."""
+    """Returns the body with global average pooling and a new head."""
     body = tinyalex.AlexNetMini(
         include_top=False, weights=weights, input_shape=(64, 64, 3), pooling="avg"
     )
-    # A small head on few images: dropout keeps it from learning them by heart.
+    # There are few images: dropout keeps the head from memorizing them.
     outputs = keras.layers.Dense(num_classes, activation="softmax")(
         keras.layers.Dropout(0.3)(body.output)
     )
@@ -43,8 +43,8 @@ def network(weights, num_classes):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("data", nargs="?", default="sample", help="zip or folder")
-    parser.add_argument("--classes", help="names, or a file of names; default: all")
-    parser.add_argument("--images", type=int, default=20, help="of each class")
+    parser.add_argument("--classes", help="names, or a file of names (default: all)")
+    parser.add_argument("--images", type=int, default=20, help="per class")
     parser.add_argument("--epochs", type=int, default=40)
     parser.add_argument("--weights", default="tiny_imagenet_20")
     parser.add_argument("--smoke", action="store_true", help="2 classes, 1 epoch")
@@ -56,9 +56,9 @@ def main() -> None:
     x, y = few_of_each(x, y, options.images)
     print(f"{len(x)} images of {y.max() + 1} classes")
     for name, weights in (("fine-tuned", options.weights), ("from scratch", None)):
-        keras.utils.set_random_seed(0)  # the same head, order and dropout for both
+        keras.utils.set_random_seed(0)  # same head, image order and dropout
         model = network(weights, int(y.max()) + 1)
-        # The steps shrink to 0, so that not the last few decide the result.
+        # Decay the learning rate to 0, so the last batches do not sway the result.
         steps = epochs * math.ceil(len(x) / BATCH_SIZE)
         optimizer = keras.optimizers.Adam(
             keras.optimizers.schedules.CosineDecay(0.001, steps)

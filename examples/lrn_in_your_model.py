@@ -1,9 +1,9 @@
-"""Uses local response normalization in a network of your own.
+"""Uses local response normalization (LRN) in a network of your own.
 
     python examples/lrn_in_your_model.py
 
-Three small networks on the embedded sample, alike but for the normalization:
-TensorFlow's constants, those of the AlexNet paper, and none.
+Trains three small networks on the embedded sample that differ only in normalization:
+LRN with TensorFlow's constants, LRN with those of the AlexNet paper, and none.
 """
 
 import argparse
@@ -16,9 +16,9 @@ from keras_tinyalex import LocalResponseNormalization
 from keras_tinyalex.datasets import tiny_imagenet
 
 NORMALIZATIONS = {
-    # y = x / sqrt(1 + sum of squares over 11 channels): strong
+    # y = x / sqrt(1 + sum of squares over 11 channels): a strong effect
     "TensorFlow's constants": lambda: LocalResponseNormalization(depth_radius=5),
-    # y = x / (2 + 0.0001 * sum over 5 channels)**0.75: hardly more than a scale
+    # y = x / (2 + 0.0001 * sum of squares over 5 channels)**0.75: almost a constant
     "the paper's constants": LocalResponseNormalization.from_paper,
     "none": lambda: layers.Identity(),
 }
@@ -29,7 +29,7 @@ def network(normalization, num_classes):
         [
             keras.Input((64, 64, 3)),
             layers.Rescaling(1 / 255),
-            # Behind the activation, as in AlexNet, and before pooling.
+            # LRN comes after the activation and before pooling, as in AlexNet.
             layers.Conv2D(16, 5, strides=2, activation="relu"),
             normalization(),
             layers.MaxPooling2D(2),
@@ -58,7 +58,7 @@ def main() -> None:
         model.fit(x, y, batch_size=32, epochs=epochs, verbose=0)
         print(f"{name}: {tinyalex.evaluate(model, (x_val, y_val)).top1:.3f}")
 
-    # The layer is registered: the file loads wherever keras_tinyalex is imported.
+    # The layer is registered, so the file loads once keras_tinyalex is imported.
     model.save("own_model.keras")
     keras.models.load_model("own_model.keras")
 

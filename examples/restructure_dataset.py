@@ -1,9 +1,9 @@
-"""Sorts Tiny ImageNet into one folder a class, and checks every image.
+"""Sorts Tiny ImageNet into one folder per class, and loads the result.
 
     python examples/restructure_dataset.py tiny-imagenet-200.zip tiny-imagenet-20
 
-The official archive keeps its val images in one folder, with the classes in a text
-file. Most tools want train_images/<class>/ and val_images/<class>/ instead.
+The official archive has all val images in one folder and their classes in a text file.
+Most tools expect one folder per class: train_images/<class>/ and val_images/<class>/.
 """
 
 import argparse
@@ -16,32 +16,32 @@ def main() -> None:
     parser.add_argument("source", nargs="?", default="sample", help="zip or folder")
     parser.add_argument("destination", nargs="?", default="restructured")
     parser.add_argument("--classes", type=int, default=20, help="the first N wnids")
-    parser.add_argument("--smoke", action="store_true", help="2 classes, to try it out")
+    parser.add_argument("--smoke", action="store_true", help="quick test: 2 classes")
     options = parser.parse_args()
     classes = 2 if options.smoke else options.classes
     if options.smoke:
         options.destination += "-smoke"
 
-    # A dry run plans everything, finds every problem, and writes nothing.
+    # A dry run finds all problems and writes nothing.
     plan = tiny_imagenet.restructure(
         options.source, options.destination, classes=classes, dry_run=True
     )
     print(f"{plan.files} images of {len(plan.classes)} classes to write")
 
-    # Each image arrives under the folder of its class, and manifest.json lists them.
-    # Hard links take no space; use mode="copy" where the destination is another disk.
+    # Each image goes into the folder of its class, and manifest.json lists all of them.
+    # Hard links take no space; if the destination is on another disk, use mode="copy".
     report = tiny_imagenet.restructure(
         options.source, options.destination, classes=classes, mode="hardlink"
     )
     print(f"{report.written} written to {report.destination}")
 
-    # A second run sees that all is there, and writes nothing.
+    # A second run finds everything in place and writes nothing.
     again = tiny_imagenet.restructure(
         options.source, options.destination, classes=classes, mode="hardlink"
     )
     print(f"{again.written} written by a second run")
 
-    # Any Keras model can be trained on it; labels are in the order of the names.
+    # Any Keras model can train on the dataset. Labels follow the sorted class names.
     dataset = tiny_imagenet.load_dataset(options.destination, "train", batch_size=16)
     images, _ = next(iter(dataset))
     print(f"batches of {tuple(images.shape)}, classes {dataset.class_names[:2]}...")

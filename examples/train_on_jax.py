@@ -1,10 +1,10 @@
-"""Trains under JAX, and uses the saved model under another backend.
+"""Trains on JAX, and loads the saved model on TensorFlow.
 
     pip install jax
     python examples/train_on_jax.py tiny-imagenet-200.zip
 
-The backend is chosen once, before Keras is imported. Nothing else in your code
-changes; JAX compiles the training step, and no TensorFlow takes part in it.
+Choose the backend before you import Keras; nothing else in your code changes. JAX
+compiles the training step, which does not use TensorFlow.
 """
 
 import argparse
@@ -19,11 +19,11 @@ import keras
 
 import keras_tinyalex as tinyalex
 
-# What the other process does with the model file.
+# Runs in another process.
 PREDICT = """
 import keras_tinyalex as tinyalex, keras, sys
 model = keras.models.load_model(sys.argv[1])
-print(f"loaded under {keras.backend.backend()}: {model.count_params():,} parameters")
+print(f"loaded on {keras.backend.backend()}: {model.count_params():,} parameters")
 """
 
 
@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true", help="2 classes, 1 epoch")
     options = parser.parse_args()
 
-    print(f"training under {keras.backend.backend()}")
+    print(f"training on {keras.backend.backend()}")
     run = tinyalex.train(
         data=options.data,
         classes=2 if options.smoke else 20,
@@ -43,7 +43,8 @@ def main() -> None:
     )
     print(f"accuracy {run.metrics['val_accuracy']:.3f}")
 
-    # A model file knows no backend: here TensorFlow reads it, in a new process.
+    # A model file does not depend on the backend. Load it on TensorFlow, in a new
+    # process.
     environment = {**os.environ, "KERAS_BACKEND": "tensorflow"}
     command = [sys.executable, "-c", PREDICT, str(run.path / "model.keras")]
     subprocess.run(command, env=environment, check=True)

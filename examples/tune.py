@@ -1,10 +1,10 @@
-"""Searches for a better recipe than the baseline, then measures what it found.
+"""Searches for a better recipe than the baseline, then trains and measures it.
 
     python examples/tune.py tiny-imagenet-200.zip --space all --epochs 12
 
-Without a data set it searches on the embedded sample. `--smoke` tries it out in a
-minute or two: one quarter of the width, two classes, two trials. A stopped script
-goes on where it was when it is started again.
+Without a dataset, the script searches on the embedded sample. `--smoke` is a quick test
+of a minute or two: a quarter of the width, two classes, two trials. If the script is
+interrupted, start it again to resume.
 """
 
 import argparse
@@ -21,11 +21,11 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--output", default="runs/example-tune")
-    parser.add_argument("--smoke", action="store_true", help="quick, says nothing")
+    parser.add_argument("--smoke", action="store_true", help="2 classes, 1 epoch")
     options = parser.parse_args()
 
-    # A space says which choices of a recipe may vary; a tuner, in which order they are
-    # tried. Hyperband trains many recipes briefly and goes on with the promising ones.
+    # The space lists the fields of a recipe that may vary; the tuner selects trials.
+    # Hyperband trains many recipes briefly and continues the most promising ones.
     arguments: dict = {"space": options.space, "tuner": options.tuner}
     arguments |= {"epochs": options.epochs, "classes": 20}
     if options.smoke:
@@ -35,17 +35,17 @@ def main() -> None:
         options.seeds, options.output = [0], "runs/smoke-tune"
     found = tuning.search(options.data, output=options.output, **arguments)
 
-    # Trials are compared on a tenth of the training images. The best of many is lucky
-    # there, too, so that the number below is a little too good.
-    print(f"{len(found.ranking)} trials completed; all of them are in {found.path}")
+    # Trials are compared on a held-out split, 10% of the training images. The best of
+    # many trials is partly luck, so its accuracy here is slightly optimistic.
+    print(f"{len(found.ranking)} trials completed; search folder: {found.path}")
     baseline, best = found.trials[0], found.ranking[0]
     for name, trial in (("baseline", baseline), ("best", best)):
         accuracy, epochs = trial["val_accuracy"], trial["epochs"]
-        print(f"  {name}: {accuracy:.3f} on the held-out images, {epochs} epochs")
-    print(f"its recipe, for train --recipe: {found.path / 'best.json'}")
+        print(f"  {name}: {accuracy:.3f} on the held-out split, {epochs} epochs")
+    print(f"best recipe, for train --recipe: {found.path / 'best.json'}")
 
-    # The honest number: trained again with new seeds, measured on the val images, which
-    # the search has not seen.
+    # For an unbiased result, train the recipe again with new seeds, on all training
+    # images, and measure it on the val images, which the search has not used.
     runs = tuning.retrain(found.path, seeds=options.seeds)
     accuracies = [run["val_accuracy"] for run in runs]
     print(
