@@ -39,6 +39,7 @@ def test_most_modules_have_examples():
     assert sum(bool(test.examples) for test in tests) >= 35
 
 
+@pytest.mark.filterwarnings("ignore:.*the classifier is new and untrained")  # shown
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_python_blocks_run(page, tmp_path, monkeypatch, capsys):
     """And print what the page shows, where a block of text follows at once."""
@@ -59,6 +60,7 @@ def commands_of(page):
     """The lines of the shell blocks that call us, or write a small file for us."""
     blocks = re.findall(r"^```bash\n(.*?)^```", page.read_text("utf-8"), re.S | re.M)
     lines = [part.strip() for block in blocks for part in re.split(r"\n|&&", block)]
+    lines = [line.removeprefix(".venv/bin/") for line in lines]
     return [line for line in lines if line.startswith(("keras-tinyalex ", *WRITERS))]
 
 
@@ -69,7 +71,7 @@ WRITERS = ("echo ", "sed ")
 def test_commands_parse(page):
     for line in commands_of(page):
         if not line.startswith(WRITERS):
-            cli._parser().parse_args(shlex.split(line, comments=True)[1:])
+            cli.make_parser().parse_args(shlex.split(line, comments=True)[1:])
 
 
 @pytest.fixture(scope="module")
@@ -157,6 +159,7 @@ def test_options_exist(page, hooks):
     """Each `--option` is one of ours, of a script, or of a tool named here."""
     # Those of other programs.
     known = {"--logdir", "--strict", "--faults-json", "--fix", "--xla_cpu_max_isa"}
+    known |= {"--folds"}
     known = known.union(*map(options_of, hooks.parsers().values()))
     scripts = [*ROOT.glob("examples/*.py"), *ROOT.glob("tests/benchmarks/*.py")]
     for path in scripts:
@@ -198,6 +201,16 @@ def test_pictures_are_small_and_described(page):
     for text, path in re.findall(r"!\[(.*?)\]\((.*?)\)", page.read_text("utf-8")):
         assert len(text) > 15, f"{path} has no description"
         assert (page.parent / path).stat().st_size < 400_000
+
+
+def test_home_page_is_the_readme(hooks):
+    shown = hooks.on_page_markdown((ROOT / "docs/index.md").read_text("utf-8"))
+    readme = (ROOT / "README.md").read_text("utf-8")
+    assert shown.splitlines()[0] == readme.splitlines()[0] == "# keras-tinyalex"
+    links = re.findall(r"\]\(([^)\s]+)\)", shown)
+    assert len(links) > 15
+    for link in links:
+        assert (ROOT / "docs" / link).is_file(), link
 
 
 def test_every_page_is_in_the_navigation():

@@ -1,4 +1,4 @@
-"""Chief and workers: roles, signs of life, and processes that are killed."""
+"""Chief and workers: roles, heartbeats, and processes that are killed."""
 
 import csv
 import json
@@ -16,7 +16,7 @@ import pytest
 
 from keras_tinyalex import recipes
 from keras_tinyalex.tuning import distributed
-from keras_tinyalex.tuning.distributed import Role, SignsOfLife, find_role
+from keras_tinyalex.tuning.distributed import Heartbeats, Role, find_role
 
 
 def test_roles():
@@ -38,19 +38,19 @@ def test_roles_of_keras_tuners_environment_variables(monkeypatch):
     assert find_role(False, "c", "h:1") == Role(False, "c", "h", 1)
 
 
-def test_signs_of_life(tmp_path):
+def test_heartbeats(tmp_path):
     folder = tmp_path / "workers"
     folder.mkdir()
     (folder / "dead").write_text("")
-    signs = SignsOfLife(tmp_path)
-    assert signs.silence() == {}  # a sign from before the chief started
+    heartbeats = Heartbeats(tmp_path)
+    assert heartbeats.silence() == {}  # a file from before the chief started
     (folder / "a").write_text("")
-    assert signs.silence()["a"] < 0.1
+    assert heartbeats.silence()["a"] < 0.1
     time.sleep(0.2)
-    assert 0.2 <= signs.silence()["a"] < 2
+    assert 0.2 <= heartbeats.silence()["a"] < 2
     os.utime(folder / "a", ns=(1, 1))  # any change counts, whatever the clock says
-    assert signs.silence()["a"] < 0.1
-    assert signs.silence().keys() == {"a"}
+    assert heartbeats.silence()["a"] < 0.1
+    assert heartbeats.silence().keys() == {"a"}
 
 
 def free_port():
@@ -64,7 +64,7 @@ def test_dead_chief_is_noticed_in_seconds(tmp_path, monkeypatch, handler):
     """The worker's body is interrupted, even where it only waits, or ignores Ctrl-C."""
     before = signal.signal(signal.SIGINT, handler)
     monkeypatch.setattr(distributed, "HEARTBEAT", 0.1)
-    monkeypatch.setattr(distributed, "CHIEF_PATIENCE", 0.5)
+    monkeypatch.setattr(distributed, "CHIEF_TIMEOUT", 0.5)
     server = socket.create_server(("127.0.0.1", 0))
     role = Role(False, "a", *server.getsockname())
     threading.Timer(0.5, server.close).start()
@@ -84,7 +84,7 @@ def test_dead_chief_is_noticed_in_seconds(tmp_path, monkeypatch, handler):
 
 
 def test_no_chief(tmp_path, monkeypatch):
-    monkeypatch.setattr(distributed, "CHIEF_START", 0.2)
+    monkeypatch.setattr(distributed, "CHIEF_START_TIMEOUT", 0.2)
     role = Role(False, "a", "127.0.0.1", free_port())
     with (
         pytest.raises(ConnectionError, match="has not answered for 0 s"),
@@ -105,13 +105,13 @@ class Oracle(SimpleNamespace):
             _retry_queue=[],
         )
 
-    def give_up(self, worker):
+    def requeue_trial(self, worker):
         self.tuner_ids.discard(worker)
         self._retry_queue.append(self.ongoing_trials.pop(worker).trial_id)
         return self._retry_queue[-1]
 
 
-def test_chief_gives_a_silent_worker_up_and_ends(tmp_path, capsys):
+def test_chief_requeues_the_trial_of_a_silent_worker(tmp_path, capsys):
     role = Role(True, None, "127.0.0.1", free_port())
     oracle = Oracle()
     begin = time.monotonic()
@@ -119,7 +119,7 @@ def test_chief_gives_a_silent_worker_up_and_ends(tmp_path, capsys):
         distributed.serve(oracle, role, tmp_path, deadline=1, progress=True)
     assert 1 < time.monotonic() - begin < 10
     assert oracle._retry_queue == ["0"]
-    assert "worker a for 1 s; trial 0 is given to another" in capsys.readouterr().err
+    assert "worker a for 1 s; trial 0 goes to another" in capsys.readouterr().err
 
 
 def test_chief_of_a_finished_search_does_not_wait(start, trained):

@@ -8,10 +8,10 @@ import keras_tuner
 import numpy as np
 import pytest
 
-from keras_tinyalex import recipes, train, training
+from keras_tinyalex import machine, recipes, train, training
 from keras_tinyalex.callbacks import Checkpoint
 from keras_tinyalex.tuning import HyperAlexNetMini, retrain, search, trials
-from keras_tinyalex.tuning.searching import _load
+from keras_tinyalex.tuning.searching import HELD_OUT
 
 pytestmark = pytest.mark.backend
 
@@ -23,12 +23,12 @@ def measured(result):
 
 @pytest.fixture
 def data(official_folder):
-    return _load(official_folder, 3, progress=False)
+    return training.load_splits(official_folder, 3, HELD_OUT)[:2]
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, make_official_folder):
-    """A Hyperband search: 3 trials of an epoch, the best goes on, 2 of three."""
+    """A Hyperband search: 3 trials of an epoch, the best continues, 2 of three."""
     folder = tmp_path_factory.mktemp("search")
     return search(
         make_official_folder(folder / "data"),
@@ -45,17 +45,17 @@ def test_short_search(finished):
     found = finished
     assert [trial["epochs"] for trial in found.trials] == [1, 1, 1, 3, 3, 3]
     assert {trial["status"] for trial in found.trials} == {"completed"}
-    gone_on = found.trials[3]
-    first = found.trials[int(gone_on["from_trial"])]
+    continued = found.trials[3]
+    first = found.trials[int(continued["from_trial"])]
     assert first == max(found.trials[:3], key=lambda trial: trial["val_accuracy"])
-    assert gone_on["seed"] == first["seed"]
+    assert continued["seed"] == first["seed"]
     for name in ("loss", "accuracy", "top5", "val_loss", "val_accuracy", "val_top5"):
-        assert np.isfinite(gone_on[name])
+        assert np.isfinite(continued[name])
     assert found.best.width_multiplier == 1 / 16
     assert (found.path / "search.png").stat().st_size > 10_000
 
 
-def test_a_trial_that_goes_on_ends_like_a_whole_training(data, tmp_path, narrow):
+def test_a_continued_trial_ends_like_a_full_training(data, tmp_path, narrow):
     recipe = dataclasses.replace(
         narrow, epochs=3, schedule="cosine", momentum=0.9, augmentation="flip"
     )
@@ -68,12 +68,12 @@ def test_a_trial_that_goes_on_ends_like_a_whole_training(data, tmp_path, narrow)
     whole = run("whole", 3)
     run("first", 1)
     (tmp_path / "second").mkdir()
-    trials._continue_from(tmp_path / "first", tmp_path / "second", 1)
+    trials._copy_checkpoint(tmp_path / "first", tmp_path / "second", 1)
     assert run("second", 3) == whole
 
 
 @pytest.mark.slow
-def test_killed_trial_goes_on_at_its_last_checkpoint(
+def test_killed_trial_resumes_from_its_last_checkpoint(
     data, tmp_path, narrow, monkeypatch
 ):
     recipe = dataclasses.replace(narrow, epochs=3, optimizer="adamw")
@@ -105,6 +105,55 @@ def test_averaged_weights_are_what_counts(data, tmp_path, narrow):
         header, row = (line.strip().split(",") for line in file)
     last = float(dict(zip(header, row, strict=True))["val_loss"])
     assert result["metrics"]["val_loss"] != pytest.approx(last, rel=1e-4)
+
+
+@pytest.fixture
+def dtypes(monkeypatch):
+    """The dtype of each fit, in their order."""
+    seen = []
+
+    class Fit(trials.ResumableFit):
+        def __init__(self, recipe, *arguments):
+            seen.append(recipe.dtype)
+            super().__init__(recipe, *arguments)
+
+    monkeypatch.setattr(trials, "ResumableFit", Fit)
+    return seen
+
+
+def test_automatic_dtype_is_chosen_once_for_a_search(
+    start, narrow, dtypes, monkeypatch
+):
+    automatic = dataclasses.replace(narrow, dtype="auto")
+    again = {"space": "augmentation", "recipe": automatic, "epochs": 1}
+    choices = [("mixed_bfloat16", "because"), ("float32", "changed its mind")]
+    monkeypatch.setattr(machine, "fastest_dtype", lambda: choices[0])
+    found = start(**again, max_trials=1)
+    monkeypatch.setattr(machine, "fastest_dtype", lambda: choices[1])
+    start(**again, max_trials=2)  # as on another machine
+    assert dtypes == ["mixed_bfloat16"] * 2
+    environment = json.loads((found.path / "environment.json").read_text())
+    assert environment["dtype"] == "mixed_bfloat16"
+    assert environment["dtype_reason"] == "because"
+    assert found.best.dtype == "auto"  # whoever trains it chooses again
+
+
+def test_automatic_dtype_of_a_worker_is_that_of_the_search(
+    data, narrow, dtypes, monkeypatch, tmp_path
+):
+    monkeypatch.setattr(machine, "fastest_dtype", lambda: ("float32", "is faster"))
+    content = {"dtype": "mixed_bfloat16", "dtype_reason": "was faster on the chief"}
+    (tmp_path / "environment.json").write_text(json.dumps(content))
+    (tmp_path / "trial_0").mkdir()
+    automatic = dataclasses.replace(narrow, dtype="auto", epochs=1)
+    trials.train_trial(automatic, data, 7, 1, tmp_path / "trial_0", False)
+    assert dtypes == ["mixed_bfloat16"]
+
+
+def test_a_search_whose_dtype_was_lost_is_refused(data, narrow, tmp_path):
+    automatic = dataclasses.replace(narrow, dtype="auto")
+    with pytest.raises(ValueError, match=r"environment\.json must hold the dtype"):
+        trials.train_trial(automatic, data, 7, 1, tmp_path / "trial_0", False)
 
 
 def test_divergence_is_a_result(start, narrow):
