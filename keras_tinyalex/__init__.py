@@ -50,7 +50,7 @@ __all__ = [
     "weights_path",
 ]
 
-# The module of each name; a name that is missing here is a module itself.
+# Where these names are; any other name is that of a module.
 _MODULES = {
     "AlexNetMini": "applications",
     "Evaluation": "evaluation",
@@ -71,10 +71,15 @@ registration.register_with_keras()
 
 
 def __getattr__(name: str) -> Any:
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = importlib.import_module(f"{__name__}.{_MODULES.get(name, name)}")
-    value = getattr(module, name) if name in _MODULES else module
+    module = f"{__name__}.{_MODULES.get(name, name)}"
+    try:
+        value: Any = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name != module:  # a dependency that is not installed
+            raise
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
+    if name in _MODULES:
+        value = getattr(value, name)
     globals()[name] = value
     return value
 

@@ -14,27 +14,37 @@ import keras_tinyalex
 
 ROOT = Path(keras_tinyalex.__file__).parent
 
-# Which of our modules a module may import; callers stand above what they call.
+# Rooms that any other may import. They import none of ours but each other.
+TOOLS = {"aliases", "arguments", "files", "progress"}
+# Which other rooms a room may import; callers stand above what they call.
 ALLOWED = {
-    "cli": None,  # anything
-    "tuning": {"building", "callbacks", "datasets", "files", "progress", "recipes",
-               "training"},
-    "training": {"applications", "augmentation", "building", "callbacks", "datasets",
-                 "evaluation", "files", "progress", "recipes", "visualization"},
-    "building": {"applications", "datasets", "optimizers", "recipes"},
-    "callbacks": {"datasets", "files", "progress"},
-    "export": {"applications"},
+    "cli": {"applications", "datasets", "evaluation", "exporting", "machine",
+            "recipes", "training", "tuning", "visualization"},
+    "tuning": {"building", "datasets", "fitting", "recipes", "runs", "training",
+               "visualization"},
+    "training": {"applications", "building", "callbacks", "datasets", "evaluation",
+                 "fitting", "machine", "recipes", "runs", "visualization"},
+    "fitting": {"augmentation", "building", "callbacks", "datasets", "machine",
+                "recipes", "runs"},
+    "runs": {"applications", "datasets", "machine", "recipes"},
+    "building": {"applications", "datasets", "kernels", "machine", "optimizers",
+                 "recipes"},
+    "exporting": {"applications"},
+    "visualization": {"augmentation", "datasets", "evaluation", "gradcam", "metrics"},
+    "callbacks": {"datasets"},
+    "evaluation": {"datasets", "metrics"},
+    "applications": {"datasets", "layers"},
+    "datasets": {"augmentation"},
+    "layers": {"kernels"},
     "recipes": {"augmentation"},
-    "evaluation": {"datasets"},
-    "applications": {"layers", "datasets"},
-    "datasets": {"augmentation", "files", "progress"},
-    "layers": set(),
-    "optimizers": set(),
     "augmentation": set(),
-    "visualization": {"augmentation", "evaluation", "gradcam"},
     "gradcam": set(),
-    "files": set(),
-    "progress": set(),
+    "kernels": set(),
+    "machine": set(),
+    "metrics": set(),
+    "optimizers": set(),
+    "registration": set(),
+    **{name: set() for name in TOOLS},
 }  # fmt: skip
 
 
@@ -56,19 +66,35 @@ def room_of(path):
 def test_imports_go_one_way():
     for path in ROOT.rglob("*.py"):
         room = room_of(path)
-        if room == "__init__" or ALLOWED[room] is None:
+        if room == "__init__":
             continue
         for name in own_imports(path):
             first, *rest = name.split(".")
             assert name[:9] != "keras.src", f"{path} uses private Keras: {name}"
             if first == "keras_tinyalex":
-                assert rest[0] in ALLOWED[room] | {room, "__version__"}, (path, name)
+                own = {room, "__version__"}
+                assert rest[0] in ALLOWED[room] | TOOLS | own, (path, name)
+
+
+def test_no_room_leads_back_to_itself():
+    above = {room: set(below) for room, below in ALLOWED.items()}
+    while above:
+        ground = {room for room, below in above.items() if not below & above.keys()}
+        assert ground, f"a circle: {above}"
+        above = {room: below for room, below in above.items() if room not in ground}
 
 
 def test_public_names():
     assert keras_tinyalex.__all__ == sorted(keras_tinyalex.__all__)
     for name in keras_tinyalex.__all__:
         assert hasattr(keras_tinyalex, name), name
+
+
+def test_other_names():
+    assert keras_tinyalex.gradcam.gradcam  # a module that nobody imported
+    assert {"train", "tuning"} <= set(dir(keras_tinyalex))
+    with pytest.raises(AttributeError, match="no attribute 'trian'"):
+        _ = keras_tinyalex.trian
 
 
 def run_python(code, **environment):
@@ -87,6 +113,8 @@ import json, sys
 import keras
 before = set(sys.modules)
 import keras_tinyalex
+for name in set(keras_tinyalex.__all__) - {"tuning"}:
+    getattr(keras_tinyalex, name)
 new = {name.split(".")[0] for name in set(sys.modules) - before}
 print(json.dumps(sorted(new)))
 """
@@ -94,9 +122,42 @@ print(json.dumps(sorted(new)))
 
 @pytest.mark.backend
 def test_import_loads_nothing_heavy():
+    """Not even with all names, but for KerasTuner with that of the search."""
     new = set(run_python(LOADED))
     heavy = {"tensorflow", "matplotlib", "keras_tuner", "PIL", "tensorboard", "torch"}
     assert not new & heavy
+
+
+def test_import_alone_loads_no_keras():
+    code = """
+import json, sys
+import keras_tinyalex
+print(json.dumps(sorted({"keras", "numpy", "tensorflow"} & set(sys.modules))))
+"""
+    assert run_python(code) == []
+
+
+LOADS = """
+import json
+{imports}
+path = keras_tinyalex.weights_path("tiny_imagenet_20_baseline")
+print(json.dumps(keras.models.load_model(path).count_params()))
+"""
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize(
+    "imports",
+    [
+        "import keras, keras_tinyalex",
+        "import keras_tinyalex, keras",
+        "import importlib.util, keras_tinyalex\n"
+        "assert importlib.util.find_spec('keras')\n"  # looks, and does not import
+        "import keras",
+    ],
+)
+def test_models_load_after_the_import_in_either_order(imports):
+    assert run_python(LOADS.format(imports=imports)) == 5_045_012
 
 
 # Who looks for TensorFlow. Where it is installed, Keras' own `Model.save` imports it
@@ -130,17 +191,33 @@ print(json.dumps(importers))
     assert run_python(code) == []
 
 
-def test_command_answers_help_without_keras():
-    code = """
+@pytest.mark.parametrize(
+    "arguments",
+    [["--version"], ["train", "--help"], ["train", "--epochs", "x"], ["verify"]],
+)
+def test_command_answers_without_keras(arguments):
+    code = f"""
 import json, sys
-sys.argv = ["/usr/bin/keras-tinyalex", "--version"]
+from keras_tinyalex.cli import main
 try:
-    from keras_tinyalex.cli import main
-    main()
+    main({arguments})
 except SystemExit as stop:
     print(json.dumps([stop.code, "keras" in sys.modules]))
 """
-    assert run_python(code) == [0, False]
+    answered = "--version" in arguments or "--help" in arguments
+    assert run_python(code) == [0 if answered else 2, False]
+
+
+def test_data_commands_load_no_keras(official_folder, tmp_path):
+    code = f"""
+import json, sys
+from keras_tinyalex.cli import main
+source, output = {str(official_folder)!r}, {str(tmp_path / "sorted")!r}
+status = [main(["verify", source])]
+status += [main(["prepare", "--source", source, "--output", output])]
+print(json.dumps([*status, "keras" in sys.modules]))
+"""
+    assert run_python(code) == [0, 0, False]
 
 
 def test_version_is_the_installed_one():
