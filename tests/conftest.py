@@ -1,5 +1,6 @@
-"""Shared fixtures: small data sets in every layout, and the real images."""
+"""Shared fixtures: small data sets, the real images, and short trainings."""
 
+import dataclasses
 import os
 import zipfile
 from pathlib import Path
@@ -13,7 +14,7 @@ from PIL import Image
 WNIDS = ("n01443537", "n01629819", "n01641577")
 WORDS = ("goldfish, Carassius auratus", "European fire salamander", "bullfrog")
 CLASSES = dict(zip(WNIDS, WORDS, strict=True))
-COLOURS = ((250, 5, 5), (5, 250, 5), (5, 5, 250))
+COLORS = ((250, 5, 5), (5, 250, 5), (5, 5, 250))
 
 
 def pytest_addoption(parser):
@@ -42,7 +43,7 @@ def make_official_zip():
 
 @pytest.fixture
 def official_folder(tmp_path):
-    """Three classes of one colour each, 8 train and 2 val images a class."""
+    """Three classes of one color each, 8 train and 2 val images a class."""
     return write_official_folder(tmp_path / "tiny-imagenet-200")
 
 
@@ -55,11 +56,40 @@ def official_zip(official_folder):
 @pytest.fixture(scope="session")
 def real_zip():
     """20 classes of the real Tiny ImageNet, where somebody has put them."""
-    beside = Path(__file__).parents[2] / "shared" / "data" / "tiny-imagenet-20.zip"
-    path = Path(os.environ.get("TINY_IMAGENET_20", beside))
+    default = Path(__file__).parents[2] / "shared" / "data" / "tiny-imagenet-20.zip"
+    path = Path(os.environ.get("TINY_IMAGENET_20", default))
     if not path.exists():
         pytest.skip("no real images: set TINY_IMAGENET_20 to tiny-imagenet-20.zip")
     return path
+
+
+@pytest.fixture
+def quick(official_folder, tmp_path, monkeypatch):
+    """The function that trains on the small official folder, into `tmp_path/run`.
+
+    The network has all layers at a sixteenth of their width, to save time. By
+    default it trains 3 epochs on 3 classes. No plots are written.
+    """
+    from keras_tinyalex import recipes, train, training
+
+    monkeypatch.setattr(training, "_write_plots", lambda *arguments: None)
+
+    def start(output="run", recipe="baseline", **arguments):
+        recipe = dataclasses.replace(recipes.get(recipe), width_multiplier=1 / 16)
+        arguments = {"epochs": 3, "classes": 3, "progress": False, **arguments}
+        return train(recipe, official_folder, output=tmp_path / output, **arguments)
+
+    return start
+
+
+@pytest.fixture
+def weights_of():
+    """The function that returns all weights of a run in one array."""
+
+    def weights_of(run):
+        return np.concatenate([np.ravel(w) for w in run.model.get_weights()])
+
+    return weights_of
 
 
 def zip_folder(folder):
@@ -75,17 +105,17 @@ def write_official_folder(root, train=8, val=2, classes=CLASSES):
     generator = np.random.default_rng(0)
     annotations = []
     for label, wnid in enumerate(classes):
-        colour = COLOURS[label % len(COLOURS)]
+        color = COLORS[label % len(COLORS)]
         folder = root / "train" / wnid / "images"
         folder.mkdir(parents=True)
         for index in range(train):
-            save_picture(folder / f"{wnid}_{index}.JPEG", colour, generator)
+            save_image(folder / f"{wnid}_{index}.JPEG", color, generator)
         (root / "train" / wnid / f"{wnid}_boxes.txt").write_text("")
         (root / "val" / "images").mkdir(parents=True, exist_ok=True)
         for index in range(val):
             # Files of the classes alternate, as in the official archive.
             name = f"val_{index * len(classes) + label}.JPEG"
-            save_picture(root / "val" / "images" / name, colour, generator)
+            save_image(root / "val" / "images" / name, color, generator)
             annotations.append(f"{name}\t{wnid}\t0\t0\t63\t63\n")
     (root / "val" / "val_annotations.txt").write_text("".join(annotations))
     (root / "wnids.txt").write_text("\n".join(reversed(classes)) + "\n")
@@ -94,6 +124,6 @@ def write_official_folder(root, train=8, val=2, classes=CLASSES):
     return root
 
 
-def save_picture(path, colour, generator):
-    pixels = np.clip(np.array(colour) + generator.integers(-5, 6, (64, 64, 3)), 0, 255)
+def save_image(path, color, generator):
+    pixels = np.clip(np.array(color) + generator.integers(-5, 6, (64, 64, 3)), 0, 255)
     Image.fromarray(pixels.astype("uint8")).save(path, "JPEG", quality=95)

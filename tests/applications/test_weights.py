@@ -1,4 +1,5 @@
-import hashlib
+"""load_weights_into: every format, and the files that it refuses."""
+
 import io
 import json
 import struct
@@ -9,72 +10,17 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
-
-from keras_tinyalex.applications import (
-    AlexNetMini,
-    list_weights,
-    load_model,
-    load_weights_into,
-    model_card,
-    model_files,
-    read_class_names,
-    save_model,
-    weights_path,
+from model_helpers import (
+    arrays_of,
+    assert_same,
+    make_model,
+    write,
+    write_safetensors,
 )
-from keras_tinyalex.applications import shipped as shipped_weights
+
+from keras_tinyalex.applications import load_weights_into
 
 pytestmark = pytest.mark.backend
-SMALL = {"width_multiplier": 1 / 32, "input_shape": (16, 16, 3), "num_classes": 3}
-CLASSES = ["n01443537", "zwei", "drei"]
-KERNEL = "block1_conv/kernel"
-
-
-def make_model(**arguments):
-    return AlexNetMini(**{**SMALL, **arguments})
-
-
-def arrays_of(model):
-    return {
-        f"{layer.name}/{variable.name}": ops.convert_to_numpy(variable)
-        for layer in model.layers
-        for variable in layer.weights
-    }
-
-
-def assert_same(model, expected):
-    found = arrays_of(model)
-    assert list(found) == list(expected)
-    for name, values in expected.items():
-        np.testing.assert_array_equal(found[name], values, err_msg=name)
-
-
-def write_safetensors(path, arrays, dtypes=None):
-    header, data = {"__metadata__": {"format": "pt"}}, b""
-    for name, values in arrays.items():
-        raw = values.tobytes()
-        header[name] = {
-            "dtype": (dtypes or {}).get(name, "F32"),
-            "shape": list(values.shape),
-            "data_offsets": [len(data), len(data) + len(raw)],
-        }
-        data += raw
-    text = json.dumps(header).encode()
-    path.write_bytes(struct.pack("<Q", len(text)) + text + data)
-
-
-def write(model, path):
-    """Saves the model in the format that the name asks for."""
-    if path.name == "weights_only.h5":
-        # the layout of Keras 2: weights at the root, called `kernel:0`
-        with h5py.File(path, "w") as file:
-            for name, values in arrays_of(model).items():
-                file[f"{name.split('/')[0]}/{name}:0"] = values
-    elif path.name.endswith(".weights.h5"):
-        model.save_weights(path)
-    elif path.suffix == ".safetensors":
-        write_safetensors(path, arrays_of(model))
-    else:
-        model.save(path)
 
 
 FILES = [
@@ -88,7 +34,7 @@ FILES = [
 
 @pytest.mark.parametrize("file", FILES)
 @pytest.mark.parametrize("normalization", ["lrn", "batch"])
-def test_weights_come_back_from_every_format(tmp_path, file, normalization):
+def test_weights_load_from_every_format(tmp_path, file, normalization):
     trained = make_model(normalization=normalization)
     expected = arrays_of(trained)
     write(trained, tmp_path / file)
@@ -97,7 +43,7 @@ def test_weights_come_back_from_every_format(tmp_path, file, normalization):
 
 
 @pytest.mark.parametrize("file", ["model.keras", "model.weights.h5"])
-def test_a_trained_model_with_its_optimizer(tmp_path, file):
+def test_weights_load_from_a_model_with_optimizer(tmp_path, file):
     trained = make_model()
     trained.compile("adam", "sparse_categorical_crossentropy")
     x = np.zeros((2, 16, 16, 3), "float32")
@@ -142,8 +88,8 @@ def test_bfloat16_weights(tmp_path):
     np.testing.assert_array_equal(found, expected)
 
 
-# Every way to spoil an array, by what the error says of it.
-SPOILS = {
+# Changes that make the arrays invalid, by the error message that each must cause.
+INVALID_ARRAYS = {
     "missing fc2/bias": lambda a: a.pop("fc2/bias"),
     "unexpected fc3/bias": lambda a: a.update({"fc3/bias": np.zeros(3, "float32")}),
     r"fc2/bias has shape \(5,\), not \(16,\)": lambda a: a.update(
@@ -161,11 +107,11 @@ SPOILS = {
 }
 
 
-@pytest.mark.parametrize("message", SPOILS)
+@pytest.mark.parametrize("message", INVALID_ARRAYS)
 @pytest.mark.parametrize("file", ["bad.h5", "bad.weights.h5", "bad.safetensors"])
-def test_a_refused_file_changes_nothing(tmp_path, file, message):
+def test_refused_file_leaves_the_model_unchanged(tmp_path, file, message):
     arrays = arrays_of(make_model())
-    SPOILS[message](arrays)
+    INVALID_ARRAYS[message](arrays)
     path = tmp_path / file
     if path.suffix == ".safetensors":
         kinds = {name: "I32" for name, a in arrays.items() if a.dtype == "int32"}
@@ -182,7 +128,7 @@ def test_a_refused_file_changes_nothing(tmp_path, file, message):
                     file[f"layers/{layer}/vars"].attrs["name"] = layer
     model = make_model()
     before = arrays_of(model)
-    # numbers stand for the names of layers that the model does not have
+    # `.weights.h5` numbers the arrays of a layer; the model has no fc3 to name them
     message = message.replace("fc3/bias", "fc3/(bias|1)")
     with pytest.raises(ValueError, match=rf"{message}.*model is unchanged") as error:
         load_weights_into(model, path)
@@ -194,7 +140,7 @@ def test_a_refused_file_changes_nothing(tmp_path, file, message):
 @pytest.mark.parametrize(
     "path", ["zzz/vars/0", "vars/0", "layers/zzz/vars/0", "layers/dense/zzz/vars/0"]
 )
-def test_an_unknown_array_is_refused_wherever_it_is(tmp_path, suffix, path):
+def test_unknown_arrays_are_refused_in_any_group(tmp_path, suffix, path):
     model = make_model()
     if suffix == ".keras":
         model.save(tmp_path / "extra.keras")
@@ -218,7 +164,7 @@ def test_an_unknown_array_is_refused_wherever_it_is(tmp_path, suffix, path):
     assert_same(model, before)
 
 
-def test_the_state_of_the_optimizer_is_no_weight(tmp_path):
+def test_optimizer_state_is_ignored(tmp_path):
     model = make_model()
     model.compile("adam", "sparse_categorical_crossentropy")
     model.fit(np.zeros((2, 16, 16, 3), "uint8"), np.array([0, 1]), verbose=0)
@@ -230,7 +176,7 @@ def test_the_state_of_the_optimizer_is_no_weight(tmp_path):
     assert_same(other, arrays_of(model))
 
 
-def test_an_endless_group_beside_the_layers_is_refused(tmp_path):
+def test_recursive_group_next_to_the_layers_is_refused(tmp_path):
     model = make_model()
     model.save_weights(tmp_path / "endless.weights.h5")
     with h5py.File(tmp_path / "endless.weights.h5", "r+") as file:
@@ -240,7 +186,7 @@ def test_an_endless_group_beside_the_layers_is_refused(tmp_path):
         load_weights_into(model, tmp_path / "endless.weights.h5")
 
 
-def test_long_lists_are_cut(tmp_path):
+def test_long_lists_of_names_are_shortened(tmp_path):
     path = tmp_path / "empty.safetensors"
     write_safetensors(path, {})
     # 16 arrays: five convolutions and three dense layers, kernel and bias
@@ -255,7 +201,7 @@ def test_long_lists_are_cut(tmp_path):
         ({}, "declares 1,073,741,824 bytes, more than the file has"),
     ],
 )
-def test_an_array_that_claims_a_gigabyte_is_not_read(tmp_path, options, message):
+def test_array_that_declares_a_gigabyte_is_not_read(tmp_path, options, message):
     model = make_model()
     path = tmp_path / "bomb.weights.h5"
     model.save_weights(path)
@@ -269,7 +215,7 @@ def test_an_array_that_claims_a_gigabyte_is_not_read(tmp_path, options, message)
 
 
 @pytest.mark.parametrize("link", ["soft", "external", "virtual", "external data"])
-def test_links_and_outside_data_are_refused(tmp_path, link):
+def test_links_and_external_data_are_refused(tmp_path, link):
     model = make_model()
     path = tmp_path / "linked.weights.h5"
     model.save_weights(path)
@@ -294,7 +240,7 @@ def test_links_and_outside_data_are_refused(tmp_path, link):
         load_weights_into(model, path)
 
 
-def test_a_group_inside_itself_ends(tmp_path):
+def test_recursive_group_in_a_model_file_is_refused(tmp_path):
     path = tmp_path / "endless.h5"
     with h5py.File(path, "w") as file:
         group = file.create_group("model_weights/fc1")
@@ -315,7 +261,7 @@ def test_a_group_inside_itself_ends(tmp_path):
         ("a.ckpt", b"hello", r"name must end in `\.keras`"),
     ],
 )
-def test_files_that_are_no_weights(tmp_path, name, content, message):
+def test_files_without_weights_are_refused(tmp_path, name, content, message):
     path = tmp_path / name
     path.write_bytes(content)
     with pytest.raises(ValueError, match=f"Cannot read weights from .*{message}"):
@@ -340,173 +286,9 @@ def test_files_that_are_no_weights(tmp_path, name, content, message):
         ({"dtype": "F4", "shape": [1], "data_offsets": [0, 4]}, "unknown dtype F4"),
     ],
 )
-def test_safetensors_headers_that_lie(tmp_path, entry, message):
+def test_invalid_safetensors_headers_are_refused(tmp_path, entry, message):
     text = json.dumps({"a": entry}).encode()
     path = tmp_path / "a.safetensors"
     path.write_bytes(struct.pack("<Q", len(text)) + text + b"1234")
     with pytest.raises(ValueError, match=f"Cannot read weights from .*{message}"):
         make_model(weights=path)
-
-
-@pytest.mark.parametrize("suffix", [".keras", ".h5"])
-def test_saved_models_come_back_with_their_classes(tmp_path, suffix):
-    model = make_model()
-    x = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), dtype="uint8")
-    expected = model.predict(x, verbose=0)
-    path = tmp_path / f"model{suffix}"
-    save_model(model, path, CLASSES)
-    assert [file.name for file in tmp_path.iterdir()] == [path.name]
-    assert read_class_names(path) == tuple(CLASSES)
-
-    loaded, class_names = load_model(path)
-    assert class_names == tuple(CLASSES)
-    np.testing.assert_array_equal(loaded.predict(x, verbose=0), expected)
-    plain = keras.models.load_model(path)
-    np.testing.assert_array_equal(plain.predict(x, verbose=0), expected)
-    assert_same(make_model(weights=path), arrays_of(model))
-
-
-def test_models_of_plain_keras_have_no_class_names(tmp_path):
-    model = make_model()
-    for name in ("model.keras", "model.h5", "model.weights.h5", "model.safetensors"):
-        write(model, tmp_path / name)
-        assert read_class_names(tmp_path / name) is None
-
-
-@pytest.mark.parametrize("suffix", [".keras", ".h5"])
-def test_a_failed_save_leaves_the_old_file(tmp_path, suffix, monkeypatch):
-    model = make_model()
-    path = tmp_path / f"model{suffix}"
-    save_model(model, path, CLASSES)
-    before = path.read_bytes()
-
-    def fail(path, text):
-        raise OSError("No space left on device")
-
-    monkeypatch.setattr(model_files, "_add_class_names", fail)
-    with pytest.raises(OSError, match="No space left"):
-        save_model(model, path, ["other"] * 3)
-    assert path.read_bytes() == before
-    assert [file.name for file in tmp_path.iterdir()] == [path.name]
-
-
-def test_a_full_disk_is_reported_before_hdf5_notices(tmp_path, monkeypatch):
-    usage = type("Usage", (), {"free": 300_000})
-    monkeypatch.setattr("shutil.disk_usage", lambda path: usage)
-    small = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
-    save_model(small, tmp_path / "small.h5", ["a", "b"])
-    large = keras.Sequential([keras.Input((100,)), keras.layers.Dense(100)])
-    with pytest.raises(OSError, match=r"large\.h5: No space left.*Free disk space"):
-        save_model(large, tmp_path / "large.h5", ["a"])
-    assert [path.name for path in tmp_path.iterdir()] == ["small.h5"]
-
-
-@pytest.mark.parametrize(
-    ("name", "class_names", "message"),
-    [
-        ("model.weights.h5", CLASSES, "`path` must end in `.keras` or `.h5`"),
-        ("model.onnx", CLASSES, "`path` must end in `.keras` or `.h5`"),
-        ("model.keras", "abc", "`class_names` must be a sequence.*='abc'"),
-        ("model.keras", [1, 2], r"`class_names` must be a sequence.*=\[1, 2\]"),
-        ("model.h5", ["n" * 100] * 700, "`class_names` is too long for an `.h5`"),
-    ],
-)
-def test_what_cannot_be_saved(tmp_path, name, class_names, message):
-    with pytest.raises(ValueError, match=message):
-        save_model(make_model(), tmp_path / name, class_names)
-    assert not list(tmp_path.iterdir())
-
-
-def test_class_names_that_are_not_strings(tmp_path):
-    path = tmp_path / "model.keras"
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("keras_tinyalex.json", '{"class_names": [1, 2]}')
-    with pytest.raises(ValueError, match=r"must be a list of strings.*\[1, 2\]"):
-        read_class_names(path)
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("keras_tinyalex.json", "{")
-    with pytest.raises(ValueError, match=r"Cannot read class names from"):
-        read_class_names(path)
-    with pytest.raises(
-        ValueError, match=r"Cannot read class names from .*No such file"
-    ):
-        read_class_names(tmp_path / "absent.keras")
-
-
-def test_load_model_refuses(tmp_path):
-    model = make_model()
-    for name in ("model.weights.h5", "model.safetensors"):
-        write(model, tmp_path / name)
-        with pytest.raises(ValueError, match="weights without a model"):
-            load_model(tmp_path / name)
-    write(model, tmp_path / "weights_only.h5")
-    for name in ("weights_only.h5", "text.keras", "text.h5"):
-        if name.startswith("text"):
-            (tmp_path / name).write_text("hello")
-        with pytest.raises(ValueError, match="Cannot load a model from") as error:
-            load_model(tmp_path / name)
-        assert len(str(error.value).splitlines()) == 1
-    with pytest.raises(ValueError, match=r"path of an existing file.*='absent.keras'"):
-        load_model("absent.keras")
-
-
-def test_code_in_a_model_is_refused(tmp_path):
-    image = keras.Input((2,))
-    model = keras.Model(image, keras.layers.Lambda(lambda x: x + 1)(image))
-    model.save(tmp_path / "code.keras")
-    with pytest.raises(ValueError, match=r"Cannot load a model from .*"):
-        load_model(tmp_path / "code.keras")
-
-
-@pytest.fixture
-def shipped(tmp_path, monkeypatch):
-    """A folder of shipped weights with one small model of 64x64 images."""
-    monkeypatch.setattr(shipped_weights, "_pretrained_folder", lambda: tmp_path)
-    model = make_model(input_shape=(64, 64, 3))
-    path = tmp_path / "small_3.keras"
-    save_model(model, path, CLASSES)
-    card = {"sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "top1": 0.3}
-    (tmp_path / "small_3.json").write_text(json.dumps(card))
-    return model
-
-
-def test_shipped_weights(shipped, tmp_path):
-    assert list_weights() == ["small_3"]
-    assert weights_path("small_3") == tmp_path / "small_3.keras"
-    assert model_card("small_3")["top1"] == 0.3
-    model = AlexNetMini(weights="small_3", width_multiplier=1 / 32, num_classes=3)
-    assert_same(model, arrays_of(shipped))
-    loaded, class_names = load_model("small_3")
-    assert class_names == tuple(CLASSES)
-    assert_same(loaded, arrays_of(shipped))
-    with pytest.warns(UserWarning, match="small_3.keras are for 3 classes.* has 20"):
-        AlexNetMini(weights="small_3", width_multiplier=1 / 32)
-
-
-def test_unknown_names_get_a_suggestion(shipped):
-    known = r"\['small_3'\]"
-    with pytest.raises(ValueError, match=f"{known}.* 'small_3'\\?.*name='smal_3'"):
-        weights_path("smal_3")
-    with pytest.raises(ValueError, match=f"one of {known}. Received: name='zzz'"):
-        model_card("zzz")
-    with pytest.raises(
-        ValueError, match=f"{known}.*Did you mean 'small_3'.*weights='small3'"
-    ):
-        AlexNetMini(weights="small3")
-
-
-def test_damaged_shipped_weights(shipped, tmp_path):
-    path = tmp_path / "small_3.keras"
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(data)
-    with pytest.raises(ValueError, match=r"'small_3' is damaged.*Expected: sha256="):
-        AlexNetMini(weights="small_3")
-    path.unlink()
-    with pytest.raises(ValueError, match="'small_3' is missing in"):
-        weights_path("small_3")
-
-
-def test_every_shipped_weight_matches_its_card():
-    for name in list_weights():
-        assert weights_path(name).is_file()

@@ -1,12 +1,6 @@
-"""Fixtures of the tests of `datasets`, and the path of their helper modules."""
-
-import sys
-from pathlib import Path
+"""Fixtures of the tests of `datasets`."""
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))  # for download_helpers and the like
-
 from restructure_helpers import make_source
 
 from keras_tinyalex.datasets import download

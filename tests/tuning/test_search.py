@@ -1,4 +1,4 @@
-"""search(): what it leaves behind, and that stopping it at any point loses nothing.
+"""search(): its folder, its trials, and searches that are stopped and resume.
 
 Trainings are replaced here (see conftest.py); test_trials.py runs real ones.
 """
@@ -9,12 +9,13 @@ import os
 import sys
 
 import filelock
-import numpy as np
 import pytest
 
-from keras_tinyalex import recipes, tuning
+from keras_tinyalex import recipes
 from keras_tinyalex.datasets.cache import cache_folder
-from keras_tinyalex.tuning import plot_search, read_search, results, trials
+from keras_tinyalex.datasets.layout import open_source
+from keras_tinyalex.datasets.reading import read_split
+from keras_tinyalex.tuning import read_search, results, trials
 
 
 def columns(found, *names):
@@ -83,16 +84,16 @@ def test_same_seed_same_trials(start, trained):
 
 
 def test_more_trials_of_a_finished_search(start, trained):
-    whole = start("whole", max_trials=6)
+    uninterrupted = start("uninterrupted", max_trials=6)
     start("grown", max_trials=3)
     before = len(trained)
     grown = start("grown", max_trials=6)
     assert len(trained) == before + 3
     names = ("val_accuracy", "seed", "learning_rate", "width_multiplier")
-    assert columns(grown, *names) == columns(whole, *names)
+    assert columns(grown, *names) == columns(uninterrupted, *names)
 
 
-def test_hyperband_goes_on_with_checkpoints(start, trained):
+def test_hyperband_resumes_from_checkpoints(start, trained):
     # max_epochs 9: brackets of 9-3-1, 5-2 and 3 trials
     found = start(tuner="hyperband", max_trials=None, epochs=9, keep=2)
     assert len(found.trials) == 23
@@ -103,7 +104,7 @@ def test_hyperband_goes_on_with_checkpoints(start, trained):
         first, last = begun[f"trial_{trial['trial']}"]
         assert last == trial["epochs"]
         past = trial.get("from_trial")
-        # never from the start where another trial has been before
+        # a trial that continues another starts at the epoch where that one ended
         assert first == (0 if past is None else begun[f"trial_{past}"][1])
         assert trial["seconds"] == 2.0 * (last - first)
     kept = sorted(path.parts[-3] for path in found.path.rglob("*.npz"))
@@ -111,7 +112,7 @@ def test_hyperband_goes_on_with_checkpoints(start, trained):
     assert kept == [f"trial_{trial['trial']}" for trial in best]
 
 
-def test_a_trial_goes_on_with_the_seed_of_the_first(start, trained):
+def test_resumed_trials_keep_their_seed(start, trained):
     found = start(tuner="hyperband", max_trials=None, epochs=9)
     seeds = {trial["trial"]: trial["seed"] for trial in found.trials}
     chains = [(t["seed"], seeds[p]) for t in found.trials if (p := t.get("from_trial"))]
@@ -120,7 +121,7 @@ def test_a_trial_goes_on_with_the_seed_of_the_first(start, trained):
 
 
 class KilledError(BaseException):
-    """Stands for SIGKILL: nothing but `finally` sees it."""
+    """Stands for SIGKILL: only `finally` blocks run."""
 
 
 SLOW = pytest.mark.slow
@@ -151,7 +152,9 @@ def test_killed_before_any_write(start, trained, monkeypatch, tuner, every):
         real(source, target)
 
     monkeypatch.setattr(os, "replace", replace)
-    whole = columns(start("whole", **arguments), "trial", "val_accuracy", "seed")
+    uninterrupted = columns(
+        start("uninterrupted", **arguments), "trial", "val_accuracy", "seed"
+    )
     steps, trainings = counted, len(trained)
     assert steps > 30
     for step in range(1, steps + 1, every):
@@ -161,36 +164,36 @@ def test_killed_before_any_write(start, trained, monkeypatch, tuner, every):
             start(f"killed{step}", **arguments)
         stop_at = None
         found = start(f"killed{step}", **arguments)
-        assert columns(found, "trial", "val_accuracy", "seed") == whole
-        # the training that was killed goes on: none is done twice
+        assert columns(found, "trial", "val_accuracy", "seed") == uninterrupted
+        # the killed training resumes: none is done twice
         assert len(trained) - trainings in (0, 1)
 
 
-def test_stopped_bayesian_search_tries_the_same(start, trained):
+def test_stopped_bayesian_search_resumes_with_the_same_trials(start, trained):
     pytest.importorskip("sklearn")
     names = ("trial", "val_accuracy", "learning_rate", "momentum")
     arguments = {"tuner": "bayesian", "space": "optimizer"}
-    whole = start("whole", max_trials=5, **arguments)
-    # KerasTuner starts its generator anew where a search goes on
+    uninterrupted = start("uninterrupted", max_trials=5, **arguments)
+    # KerasTuner restarts its generator when a search resumes
     start("stopped", max_trials=4, **arguments)
     stopped = start("stopped", max_trials=5, **arguments)
-    assert columns(stopped, *names) == columns(whole, *names)
+    assert columns(stopped, *names) == columns(uninterrupted, *names)
 
 
 @pytest.mark.parametrize("size", [0, 1, 1000])
 def test_truncated_state_falls_back_to_the_snapshot(start, trained, size):
-    whole = start()
-    state = whole.path / "oracle.json"
+    first = start()
+    state = first.path / "oracle.json"
     state.write_bytes(state.read_bytes()[:size])
-    for path in whole.path.glob("trial_*/trial.json"):
+    for path in first.path.glob("trial_*/trial.json"):
         path.write_bytes(path.read_bytes()[:size])
-    (whole.path / "results.csv").unlink()
+    (first.path / "results.csv").unlink()
     trained.clear()
-    assert start().trials == whole.trials
+    assert start().trials == first.trials
     assert trained == []
 
 
-def test_state_and_snapshot_both_damaged(start, trained):
+def test_damaged_state_and_snapshot_are_refused(start, trained):
     path = start().path
     (path / "oracle.json").write_text("{")
     (path / "oracle.snapshot.json").write_text("")
@@ -199,7 +202,7 @@ def test_state_and_snapshot_both_damaged(start, trained):
         start()
 
 
-def test_lost_result_of_a_trial(start, trained):
+def test_trial_with_a_damaged_result_is_lost(start, trained):
     found = start()
     best = found.ranking[0]["trial"]
     (found.path / f"trial_{best}" / "result.json").write_text("{")
@@ -254,11 +257,17 @@ def test_folder_with_other_files_is_refused(start, trained, tmp_path):
 
 def test_val_images_are_never_read(start, trained, official_folder):
     for image in (official_folder / "val" / "images").iterdir():
-        image.write_text("I am no picture")
+        image.write_text("not an image")
     assert len(start().trials) == 4
 
 
-def test_held_out_part_is_that_of_train(start, official_folder, monkeypatch):
+def test_classes_are_optional(start, trained):
+    found = start(classes=None, max_trials=1)
+    config = json.loads((found.path / "search.json").read_text())
+    assert len(config["class_names"]) == 3
+
+
+def test_held_out_split_is_that_of_train(start, official_folder, monkeypatch):
     seen = []
 
     def train_trial(recipe, data, *others):
@@ -269,14 +278,12 @@ def test_held_out_part_is_that_of_train(start, official_folder, monkeypatch):
     with pytest.raises(KilledError):
         start()
     train_data, held_out = seen
-    whole = tuning.searching.read_split(
-        tuning.searching.open_source(official_folder), "train", held_out.class_names
-    )
-    assert held_out.file_names == whole.part(True, 0.1, seed=0).file_names
-    assert train_data.file_names == whole.part(False, 0.1, seed=0).file_names
+    full = read_split(open_source(official_folder), "train", held_out.class_names)
+    assert held_out.file_names == full.part(True, 0.1, seed=0).file_names
+    assert train_data.file_names == full.part(False, 0.1, seed=0).file_names
 
 
-def test_a_trial_that_fails_is_recorded(start, trained, monkeypatch, capsys):
+def test_failed_trial_is_recorded(start, trained, monkeypatch, capsys):
     fake = trials.train_trial
 
     def fail_once(recipe, data, seed, epochs, folder, progress):
@@ -332,7 +339,10 @@ def test_bayesian_search_without_scikit_learn(start, monkeypatch):
     ("arguments", "message"),
     [
         ({"space": "alll"}, "Received: space='alll'"),
-        ({"tuner": "grid"}, "'hyperband' or 'bayesian'. Received: tuner='grid'"),
+        (
+            {"tuner": "grid"},
+            "one of 'random', 'hyperband', 'bayesian'. Received: tuner='grid'",
+        ),
         ({"max_trials": 0}, "Received: max_trials=0"),
         ({"seed": -1}, "Received: seed=-1"),
         ({"keep": 0}, "Received: keep=0"),
@@ -350,76 +360,6 @@ def test_wrong_arguments(start, tmp_path, arguments, message):
     with pytest.raises(ValueError, match=message):
         start(**arguments)
     assert not (tmp_path / "found").exists()
-
-
-def test_plot_of_a_search(start, trained):
-    pytest.importorskip("sklearn")
-    found = start(max_trials=9)
-    course, parallel, importance = plot_search(found.path).axes
-    scores = [trial["val_accuracy"] for trial in found.trials]
-    (best,) = course.lines
-    assert best.get_ydata().tolist() == np.maximum.accumulate(scores).tolist()
-    names = [label.get_text() for label in parallel.get_xticklabels()]
-    assert names == tuning.plots.varied(found.trials)
-    lines = [line for line in parallel.lines if len(line.get_xdata()) == len(names)]
-    assert len(lines) == 9
-    assert len(importance.patches) == len(names) + 1  # and the epochs
-
-
-def test_plot_says_which_trials_have_no_momentum():
-    common = {"status": "completed", "epochs": 1}
-    rows = [
-        {
-            **common,
-            "trial": "0",
-            "val_accuracy": 0.1,
-            "optimizer": "sgd",
-            "momentum": 0.9,
-        },
-        {**common, "trial": "1", "val_accuracy": 0.2, "optimizer": "muon"},
-    ]
-    parallel = plot_search(tuning.Search("found", rows, None)).axes[1]
-    assert [tick.get_text() for tick in parallel.get_xticklabels()] == [
-        "optimizer",
-        "momentum",
-    ]
-    ticks = {text.get_text(): text.get_position() for text in parallel.texts}
-    assert ticks["unused"] == (1.04, -0.1)
-    best = parallel.lines[1]
-    assert best.get_ydata().tolist() == [1.0, -0.1]
-
-
-def test_plot_without_scikit_learn(start, trained, monkeypatch):
-    monkeypatch.setitem(sys.modules, "sklearn", None)
-    assert len(plot_search(start(max_trials=9)).axes) == 2
-
-
-def test_plot_of_one_trial(start, trained):
-    assert len(plot_search(start(max_trials=1)).axes) == 1
-
-
-def test_plot_of_nothing():
-    with pytest.raises(ValueError, match="completed trial to draw"):
-        plot_search(tuning.Search("nothing", [], None))
-
-
-def test_importance_finds_what_matters():
-    pytest.importorskip("sklearn")
-    generator = np.random.default_rng(0)
-    rows = [
-        {
-            "val_accuracy": 0.5 if mixing is None else 0.2,
-            "epochs": int(generator.integers(1, 9)),
-            "mixing": mixing,
-            "learning_rate": float(generator.uniform(0.001, 0.1)),
-            "dropout": 0.5,
-        }
-        for mixing in [None, "mixup"] * 10
-    ]
-    scores = tuning.importance(rows)
-    assert next(iter(scores)) == "mixing"
-    assert scores.keys() == {"mixing", "learning_rate", "epochs"}
-    assert scores["mixing"] > 10 * max(scores["epochs"], scores["learning_rate"])
 
 
 def test_table_round_trip(tmp_path):

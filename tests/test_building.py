@@ -1,0 +1,103 @@
+"""build_model, initialization, learning rate, folded batch norm, half resolution."""
+
+import dataclasses
+
+import keras
+import numpy as np
+import pytest
+
+from keras_tinyalex import AlexNetMini, building, recipes
+
+pytestmark = pytest.mark.backend
+
+
+def test_he_initialization_has_the_variance_of_the_paper():
+    images = np.zeros((10, 64, 64, 3), np.uint8)
+    he = dataclasses.replace(recipes.BASELINE, initialization="he")
+    model = building.build_model(he, seed=3)
+    classifier = model.get_layer("predictions").get_weights()[0]
+    building.initialize(model, he, images, seed=3)
+    for name, inputs in (("block3_conv2", 9 * 128), ("fc1", 4096), ("fc2", 1024)):
+        kernel = model.get_layer(name).get_weights()[0]
+        assert kernel.std() == pytest.approx((2 / inputs) ** 0.5, rel=0.02)
+    assert np.array_equal(model.get_layer("predictions").get_weights()[0], classifier)
+
+
+def test_warm_up_takes_at_most_half_of_a_short_training():
+    model = building.build_model(
+        recipes.Recipe("narrow", width_multiplier=1 / 16), seed=0, num_classes=2
+    )
+    # Asks for 2 epochs of warm-up.
+    short = dataclasses.replace(recipes.BEST, epochs=1, learning_rate=0.001)
+    building.compile_model(model, short, images=64 * 10)
+    rate = model.optimizer._learning_rate
+    at = [float(rate(step)) for step in (0, 4, 5, 10)]
+    assert at == pytest.approx([0, 0.0008, 0.001, 0], abs=1e-9)
+
+
+@pytest.mark.parametrize("data_format", ["channels_last", "channels_first"])
+def test_folded_batch_norm_gives_the_same_network(data_format):
+    recipe = recipes.Recipe("n", width_multiplier=1 / 16, folded_batch_norm=True)
+    before = keras.config.image_data_format()
+    if data_format == "channels_first" and keras.backend.backend() == "tensorflow":
+        pytest.skip("TensorFlow on CPU has no max pooling in channels_first")
+    keras.config.set_image_data_format(data_format)
+    try:
+        model = building.build_model(recipe, seed=1, num_classes=4)
+        generator = np.random.default_rng(0)
+        for layer in model.layers:  # as after some training
+            if layer.name.endswith("_bn"):
+                scales = generator.uniform(0.5, 2, (4, *layer.gamma.shape))
+                layer.set_weights(list(scales * [[1], [0.3], [0.1], [1]]))
+        images = generator.integers(0, 256, (70, *model.input_shape[1:]), np.uint8)
+        images[0] = 0
+        plain = building.fold_batch_norm(model, recipe, images)
+        expected = model.predict(images, verbose=0)
+        np.testing.assert_allclose(
+            plain.predict(images, verbose=0), expected, rtol=1e-4, atol=1e-6
+        )
+        same = AlexNetMini(num_classes=4, width_multiplier=1 / 16)
+        assert [w.path for w in plain.weights] == [w.path for w in same.weights]
+        assert np.ptp(expected, axis=0).max() > 0.01  # it does depend on the image
+    finally:
+        keras.config.set_image_data_format(before)
+
+
+def test_batch_norm_statistics_are_at_full_resolution_without_dropout():
+    recipe = recipes.Recipe("n", width_multiplier=1 / 16, folded_batch_norm=True)
+    model = building.build_model(recipe, seed=1, num_classes=4)
+    images = np.random.default_rng(0).integers(0, 256, (60, 64, 64, 3), np.uint8)
+    building.fold_batch_norm(model, recipe, images)
+    x = images
+    for layer in model.layers[1:]:
+        if layer.name in ("block2_conv_bn", "fc2_bn"):
+            values = keras.ops.convert_to_numpy(x).reshape(-1, x.shape[-1])
+            found = [keras.ops.convert_to_numpy(w) for w in layer.weights[2:]]
+            np.testing.assert_allclose(found[0], values.mean(axis=0), atol=1e-5)
+            np.testing.assert_allclose(found[1], values.var(axis=0), rtol=1e-3)
+            assert layer.momentum == 0.95
+        # Batch normalization of a batch, as in training; dropout does nothing.
+        norm = isinstance(layer, keras.layers.BatchNormalization)
+        x = layer(keras.ops.convert_to_tensor(x), training=True) if norm else layer(x)
+
+
+def test_half_resolution_model_is_the_network_on_averaged_pixels():
+    recipe = dataclasses.replace(recipes.BASELINE, width_multiplier=1 / 16)
+    model = building.build_model(recipe, seed=1, num_classes=4)
+    building.compile_model(model, recipe, images=10)
+    small = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
+    images = small.repeat(2, axis=1).repeat(2, axis=2)
+    half = building.half_resolution_model(model, recipe)
+    body = AlexNetMini(False, input_shape=(32, 32, 3), width_multiplier=1 / 16)
+    body.set_weights(model.get_weights()[: len(body.weights)])
+    x = body.predict(small, verbose=0).repeat(2, axis=1).repeat(2, axis=2)
+    x = x.reshape(2, -1)
+    for name in ("fc1", "fc2", "predictions"):
+        x = keras.ops.convert_to_numpy(model.get_layer(name)(x))
+    np.testing.assert_allclose(half.predict(images, verbose=0), x, rtol=1e-4)
+    assert half.optimizer is model.optimizer
+
+
+def test_half_size_epochs_exclude_averaged_weights():
+    with pytest.raises(ValueError, match=r"half_size_epochs=2, ema_momentum=0\.9"):
+        recipes.Recipe("both", half_size_epochs=2, ema_momentum=0.9)
