@@ -1,10 +1,10 @@
-"""Puts the model of a run folder into the package, with its model card.
+"""Adds the model of a run folder to the weights in the package, with a model card.
 
     python .ci/ship_weights.py runs/baseline-tiny-imagenet-20-seed0 \
         tiny_imagenet_20_baseline.h5 "What it is, in a sentence."
 
-Weights are stored in half precision. The accuracy on the card is measured anew,
-with the stored file, on the data that the run's `config.json` names.
+Weights are stored in half precision. The accuracy on the card is that of the stored
+file, on the data that the run's `config.json` names.
 """
 
 import argparse
@@ -18,11 +18,11 @@ import h5py
 import numpy as np
 
 import keras_tinyalex as tinyalex
-from keras_tinyalex import training
-from keras_tinyalex.applications.weights import load_model
+from keras_tinyalex import runs
+from keras_tinyalex.applications.model_files import load_model
 from keras_tinyalex.datasets.classes import readable_name
 from keras_tinyalex.datasets.layout import open_source
-from keras_tinyalex.datasets.tiny_imagenet import read_split
+from keras_tinyalex.datasets.reading import read_split
 
 PRETRAINED = Path(tinyalex.__file__).parent / "applications" / "pretrained"
 DATA_NOTE = (
@@ -31,14 +31,14 @@ DATA_NOTE = (
 )
 
 
-def in_half_precision(source, target):
+def copy_in_half_precision(source, target):
     """Copies an HDF5 file; float32 arrays become float16."""
     target.attrs.update(source.attrs)
     for name, item in source.items():
         if name == "optimizer_weights":
             continue
         if isinstance(item, h5py.Group):
-            in_half_precision(item, target.create_group(name, track_order=True))
+            copy_in_half_precision(item, target.create_group(name, track_order=True))
         else:
             values = item[()]
             if item.dtype == np.float32:
@@ -46,28 +46,29 @@ def in_half_precision(source, target):
             target.create_dataset(name, data=values).attrs.update(item.attrs)
 
 
-def stored(path):
-    """The bytes of a saved model with its weights in half precision."""
+def model_in_half_precision(path):
+    """Returns the bytes of a saved model with its weights in half precision."""
     if path.suffix == ".h5":
-        return halved(path)
+        return h5_in_half_precision(path)
     buffer = io.BytesIO()
     with zipfile.ZipFile(path) as old, zipfile.ZipFile(buffer, "w") as new:
         for member in old.infolist():
             content = old.read(member)
             if member.filename.endswith(".h5"):
-                content = halved(io.BytesIO(content))
+                content = h5_in_half_precision(io.BytesIO(content))
             new.writestr(zipfile.ZipInfo(member.filename), content)
     return buffer.getvalue()
 
 
-def halved(file):
+def h5_in_half_precision(file):
     buffer = io.BytesIO()
     with h5py.File(file, "r") as source, h5py.File(buffer, "w") as target:
-        in_half_precision(source, target)
+        copy_in_half_precision(source, target)
     return buffer.getvalue()
 
 
-def card(run, path, description):
+def model_card(run, path, description):
+    """Returns the model card of a stored file, with its measured accuracy."""
     config, environment = (
         json.loads((run / f"{name}.json").read_text())
         for name in ("config", "environment")
@@ -75,7 +76,7 @@ def card(run, path, description):
     model, classes = load_model(path)
     source = open_source(config["data"])
     val = read_split(source, "val", classes)
-    assert training.digest(val) == config["val_sha256"]
+    assert runs.data_digest(val) == config["val_sha256"]
     evaluation = tinyalex.evaluate(model, (val.images, val.labels), classes)
     images = np.random.default_rng(0).integers(0, 256, (1, 64, 64, 3), np.uint8)
     recipe, seed = config["recipe"], config["seed"]
@@ -116,8 +117,8 @@ def main():
     parser.add_argument("description")
     options = parser.parse_args()
     path = PRETRAINED / options.file
-    path.write_bytes(stored(options.run / f"model{path.suffix}"))
-    content = json.dumps(card(options.run, path, options.description), indent=2)
+    path.write_bytes(model_in_half_precision(options.run / f"model{path.suffix}"))
+    content = json.dumps(model_card(options.run, path, options.description), indent=2)
     path.with_suffix(".json").write_text(content + "\n")
 
 

@@ -1,90 +1,146 @@
-"""What each choice of the recipe `best` brings, and what it costs.
+"""Trains variants of a recipe, to see what each choice brings and what it costs.
 
     python tests/benchmarks/ablation.py tiny-imagenet-20.zip --epochs 8
+    python tests/benchmarks/ablation.py tiny-imagenet-20.zip --recipe best_long \
+        'no dropout' '{"weight_decay": 0.8, "learning_rate": 0.005}'
 
-Trains `best` over fewer epochs, and once more for each choice with that one taken
-back, on the training images but a tenth, on which they are compared. Prints a line for
-each: accuracy there and in training, the points that `best` is ahead, how many times
-the processor time of the other it takes (other work on the machine changes that
-little), and the images. Called again, the script keeps what is finished; names as
-arguments take some of the choices.
+A variant is a name from `CHOICES` or a JSON object with fields of `Recipe`. Without
+any, all of `CHOICES` are trained: the ablation of `best`. Recipes are trained on 90% of
+the training images and compared on the other 10%.
+
+Prints a row of a Markdown table for the recipe, which is always trained first, and for
+each variant: accuracy on the held-out images and in training (means over the seeds),
+the accuracy of the recipe minus that of the variant in points, the CPU time of the
+recipe divided by that of the variant, and the number of held-out images. CPU time
+depends little on other programs. Called again, the script reuses finished trainings.
 """
 
 import argparse
 import dataclasses
+import hashlib
 import json
+import re
+import statistics
 import time
 from pathlib import Path
 
-from keras_tinyalex import recipes, train
+from keras_tinyalex import augmentation, recipes, train
+from keras_tinyalex.files import write_json
 
 CHOICES = {
-    "best": {},
-    # Larger steps than these need the normalization.
+    # The learning rate of `best` needs batch normalization.
     "no batch normalization": {"folded_batch_norm": False, "learning_rate": 1e-3},
     "AdamW": {"optimizer": "adamw", "learning_rate": 1e-3},
-    "constant steps": {"schedule": "constant", "learning_rate": 1e-3},
+    "constant learning rate": {"schedule": "constant", "learning_rate": 1e-3},
     "no weight decay": {"weight_decay": 0.0},
     "hard labels": {"label_smoothing": 0.0},
     "no dropout": {"dropout": 0.0},
     "no augmentation": {"augmentation": None},
-    "flip alone": {"augmentation": "flip"},
+    "flip only": {"augmentation": "flip"},
     "no cutout": {"augmentation": "crop_flip"},
-    "more augmentation": {"augmentation": "zoom_flip_color_cutout"},
-    "mixup or cutmix": {"mixing": "mixup_cutmix", "unmixed_epochs": 2},
     "He, no whitening": {"initialization": "he"},
-    "Glorot, no whitening": {"initialization": "glorot"},
-    "whole images throughout": {"half_size_epochs": 0},
-    "batch 16": {"batch_size": 16},
-    "batch 128": {"batch_size": 128},
+    "full resolution throughout": {"half_size_epochs": 0},
+    "batches of 128": {"batch_size": 128},
 }
 
 
-def result(name, options):
-    """Trains one and returns what is found; kept beside its run folder."""
-    base = dataclasses.replace(recipes.BEST.over(options.epochs), dtype=options.dtype)
-    recipe = dataclasses.replace(base, name=name, **CHOICES[name])
-    data = Path(options.data).stem
-    kind = f"{name} {data} {options.epochs} {options.dtype} {options.seed}"
-    folder = options.output / kind.replace(" ", "-").replace(",", "")
-    kept = folder.with_suffix(".json")
+def variant_recipe(base, variant):
+    """Returns a recipe with the fields of a name or a JSON object.
+
+    Raises:
+        ValueError: If the variant is neither, or a field is unknown or out of its
+            range.
+    """
+    try:
+        fields = CHOICES[variant] if variant in CHOICES else json.loads(variant)
+    except ValueError:
+        fields = None
+    if not isinstance(fields, dict):
+        raise ValueError(
+            f"it must be one of {', '.join(map(repr, CHOICES))}, or a JSON object with "
+            'fields of a recipe, e.g. {"weight_decay": 0.8}'
+        )
+    known = {field.name for field in dataclasses.fields(base)} - {"name", "description"}
+    if unknown := sorted(fields.keys() - known):
+        raise ValueError(
+            f"a field must be one of {', '.join(sorted(known))}. "
+            f"Received: {', '.join(unknown)}"
+        )
+    recipe = dataclasses.replace(base, name=variant, **fields)
+    augmentation.get(recipe.augmentation)  # `train` checks it only later
+    return recipe
+
+
+def trained(recipe, data, seed, output):
+    """Trains a recipe with one seed, or returns the kept result."""
+    decisive = {**recipe.as_dict(), "name": "", "description": "", "data": data}
+    digest = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
+    readable = re.sub(r"\W+", "-", recipe.name, flags=re.ASCII).strip("-")[:60]
+    folder = output / f"{readable}-{digest[:12]}-seed{seed}"
+    kept = folder.with_name(f"{folder.name}.json")
     if not kept.exists():
-        before = time.process_time()
+        begin = time.process_time()
         run = train(
             recipe,
-            options.data,
+            data,
             output=folder,
-            seed=options.seed,
+            seed=seed,
             validation_split=0.1,
-            resume=False,
+            resume=False,  # the CPU time of a stopped training is not known
         )
         found = {
             "accuracy": run.metrics["val_accuracy"],
+            "training_accuracy": run.history["accuracy"][-1],
+            "cpu_seconds": time.process_time() - begin,
             "n": run.metrics["n_val"],
-            "in_training": run.history["accuracy"][-1],
-            "processor_seconds": time.process_time() - before,
         }
-        kept.write_text(json.dumps(found))
+        write_json(kept, found)
     return json.loads(kept.read_text())
 
 
-def main():
+def parse_arguments():
+    """Returns the options and the recipes to train, that of `--recipe` first."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("data", help="zip or folder")
-    parser.add_argument("names", nargs="*", help=f"of {', '.join(CHOICES)}")
-    parser.add_argument("--epochs", type=int, default=8)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--dtype", default="auto")
+    parser.add_argument("data", help="zip or folder, or 'sample'")
+    parser.add_argument("variants", nargs="*", help="names or JSON; default: CHOICES")
+    parser.add_argument("--recipe", default="best", help="name or .json file")
+    parser.add_argument("--epochs", type=int, help="default: those of the recipe")
+    parser.add_argument("--seed", type=int, nargs="+", default=[0], metavar="N")
+    parser.add_argument("--dtype", help="default: that of the recipe")
     parser.add_argument("--output", type=Path, default=Path("runs/ablation"))
-    options = parser.parse_args()
-    base = result("best", options)
-    for name in options.names or CHOICES:
-        found = result(name, options)
-        gain = 100 * (base["accuracy"] - found["accuracy"])
-        cost = base["processor_seconds"] / found["processor_seconds"]
+    # Options may stand between data and variants.
+    options = parser.parse_intermixed_args()
+    try:
+        base = recipes.get(options.recipe)
+        if options.epochs is not None:
+            base = base.over(options.epochs)
+        if options.dtype is not None:
+            base = dataclasses.replace(base, dtype=options.dtype)
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
+    chosen = [base]
+    for variant in options.variants or CHOICES:
+        try:
+            chosen.append(variant_recipe(base, variant))
+        except (TypeError, ValueError) as error:
+            parser.error(f"variant {variant!r}: {error}")
+    return options, chosen
+
+
+def main():
+    options, (base, *variants) = parse_arguments()
+    base_row = None
+    print("| variant | accuracy | training accuracy | difference | cost | n |")
+    print("| --- | --- | --- | --- | --- | --- |", flush=True)
+    for recipe in (base, *variants):
+        runs = [trained(recipe, options.data, s, options.output) for s in options.seed]
+        row = {name: statistics.mean(run[name] for run in runs) for name in runs[0]}
+        base_row = base_row or row
+        gain = 100 * (base_row["accuracy"] - row["accuracy"])
         print(
-            f"| {name} | {found['accuracy']:.3f} | {found['in_training']:.3f} "
-            f"| {gain:+.1f} | {cost:.2f} | {found['n']:,} |",
+            f"| {recipe.name.replace('|', ' ')} | {row['accuracy']:.3f} "
+            f"| {row['training_accuracy']:.3f} | {gain:+.1f} "
+            f"| {base_row['cpu_seconds'] / row['cpu_seconds']:.2f} | {row['n']:,} |",
             flush=True,
         )
 

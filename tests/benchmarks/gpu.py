@@ -1,10 +1,10 @@
-"""The LRN layer and the training step on a GPU, against PyTorch and its bandwidth.
+"""Compares the LRN layer and the training step on a GPU with PyTorch and its limits.
 
     KERAS_BACKEND=jax python tests/benchmarks/gpu.py
     KERAS_BACKEND=torch python tests/benchmarks/gpu.py
 
-PyTorch has to see the GPU under both. Rows as in `measure`; a call is repeated until
-the GPU, not the calling of it, is what takes the time.
+PyTorch must see the GPU under both. Calls are repeated before the GPU is waited for,
+so that the GPU takes the time and not Python.
 """
 
 import os
@@ -23,6 +23,7 @@ from keras_tinyalex import LocalResponseNormalization
 BACKEND = keras.backend.backend()
 SHAPES = [(n, *s) for n in (128, 1024) for s in ((64, 64, 32), (32, 32, 64))]
 CALLS = 20
+DEVICE = "cuda"
 
 
 def repeated(call, wait):
@@ -57,8 +58,8 @@ def _name(tensor):
 
 
 def bandwidth():
-    """Bytes a second that a large copy reads and writes."""
-    source = torch.empty(2**30, dtype=torch.uint8, device="cuda")
+    """Bytes per second that a large copy reads and writes."""
+    source = torch.empty(2**30, dtype=torch.uint8, device=DEVICE)
     target = torch.empty_like(source)
     copy = repeated(lambda: target.copy_(source), lambda _: torch.cuda.synchronize())
     copy()
@@ -67,22 +68,20 @@ def bandwidth():
 
 def lrn_rows(shape, dtype, rate):
     name = f"LRN {'x'.join(map(str, shape))} {dtype} {BACKEND}"
-    x, upstream = torch.randn(2, *shape, device="cuda").to(getattr(torch, dtype))
+    x, upstream = torch.randn(2, *shape, device=DEVICE).to(getattr(torch, dtype))
     layer = LocalResponseNormalization(
         dtype="mixed_bfloat16" if dtype == "bfloat16" else dtype
     )
     step = on_jax if BACKEND == "jax" else on_torch
-    mine = step(lambda x: layer(x, training=True), x, upstream)
+    layer_step = step(lambda x: layer(x, training=True), x, upstream)
     channels_last = [t.permute(0, 3, 1, 2) for t in (x, upstream)]
-    for layout, tensors in (
-        ("NCHW", [t.contiguous() for t in channels_last]),
-        ("NHWC", channels_last),
-    ):
+    channels_first = [t.contiguous() for t in channels_last]
+    for layout, tensors in (("NCHW", channels_first), ("NHWC", channels_last)):
         against = f"torch local_response_norm, {layout}"
-        paired(name, against, mine, on_torch(torch_lrn, *tensors))
+        paired(name, against, layer_step, on_torch(torch_lrn, *tensors))
     # Forward reads x and writes y, backward reads x and dy and writes dx.
     limit = 5 * x.nbytes / rate
-    best = min(seconds(mine) for _ in range(5)) / CALLS
+    best = min(seconds(layer_step) for _ in range(5)) / CALLS
     row(name, "five passes at the bandwidth", limit / best, ours_ms=best * 1e3)
 
 
@@ -97,7 +96,8 @@ def exactness():
 
 
 def peak(dtype):
-    a = torch.randn(8192, 8192, device="cuda", dtype=getattr(torch, dtype))
+    """FLOP/s of a large matrix product."""
+    a = torch.randn(8192, 8192, device=DEVICE, dtype=getattr(torch, dtype))
     product = repeated(lambda: a @ a, lambda _: torch.cuda.synchronize())
     product()
     return 2 * 8192**3 * CALLS / min(seconds(product) for _ in range(3))
@@ -105,7 +105,7 @@ def peak(dtype):
 
 def step_rows(batch_size, count=12800):
     x, y = images(count)
-    torch.set_default_device("cuda")
+    torch.set_default_device(DEVICE)
     plain = plain_torch(x, y, batch_size)
     torch.set_default_device(None)
 

@@ -1,8 +1,9 @@
-"""The LRN layer, forward and backward, against what each framework offers.
+"""Compares the LRN layer, forward and backward, with what each framework offers.
 
-Each step returns `y`, too: a compiler leaves out a forward pass whose result neither
-the caller nor the backward pass needs. Ours and theirs keep freed memory, as `train`
-does.
+    KERAS_BACKEND=torch python tests/benchmarks/lrn.py
+
+Each step returns `y`, too: a compiler removes a forward pass whose result neither the
+caller nor the backward pass needs. Both sides keep freed memory, as `train` does.
 """
 
 import functools
@@ -12,7 +13,7 @@ import numpy as np
 from measure import paired
 
 from keras_tinyalex import LocalResponseNormalization
-from keras_tinyalex.building import keep_freed_memory
+from keras_tinyalex.machine import keep_freed_memory
 
 SHAPES = [(n, *s) for n in (16, 128) for s in ((64, 64, 32), (32, 32, 64))]
 RADIUS = 5
@@ -35,7 +36,7 @@ def tensorflow_rows(pair, x, upstream):
                 y = function(x)
             return y, tape.gradient(y, x, output_gradients=upstream)
 
-        # On CPU, it returns when it is done; `.numpy()` would copy both results.
+        # On a CPU, a call returns when it is done; `.numpy()` would copy both results.
         return lambda: both_ways(x, upstream)
 
     x, upstream = tf.constant(x), tf.constant(upstream)
@@ -130,7 +131,7 @@ if __name__ == "__main__":
         generator = np.random.default_rng(0)
         x, upstream = generator.normal(size=(2, *shape)).astype("float32")
         name = f"LRN {'x'.join(map(str, shape))} {backend}"
-        # 16 images take a few milliseconds: a round is eight times that, as of 128.
+        # 16 images take only milliseconds, so a round repeats them 8 times.
         pair = functools.partial(paired, name, repeat=128 // shape[0])
         {"tensorflow": tensorflow_rows, "torch": torch_rows, "jax": jax_rows}[backend](
             pair, x, upstream

@@ -1,20 +1,20 @@
-"""Fair pairs: ours and theirs by turns in one process, medians of the ratio."""
+"""Compares two programs that alternate (A B A B) in one process."""
 
 import json
 import os
-import platform
 import statistics
 import time
-from pathlib import Path
+
+from keras_tinyalex import machine
 
 ROUNDS = int(os.environ.get("BENCHMARK_ROUNDS", "9"))
 
 
 def paired(what, against, ours, theirs, target=None, repeat=1, rounds=ROUNDS):
-    """Times `ours()` and `theirs()` by turns and prints one row as JSON.
+    """Times `ours()` and `theirs()`, alternating, and prints one row as JSON.
 
-    `ratio` is the median over the rounds of their time by ours: above 1 we
-    are the faster. Each is called once before, to trace and compile.
+    `ratio` is their time divided by ours, median over the rounds: above 1 ours is
+    faster. Each is called once before that, to trace and compile.
     """
     ours()
     theirs()
@@ -45,22 +45,16 @@ def row(what, against, ratio, target=None, **figures):
     print("ROW " + json.dumps({**values, "target": target}), flush=True)
 
 
-def machine():
-    """What the figures were measured on."""
-    text = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    fields = dict(
-        [part.strip() for part in line.split(":", 1)]
-        for line in text.splitlines()
-        if ":" in line
-    )
-    flags = fields.get("flags", "").split()
+def environment():
+    """Returns the machine and the versions, as JSON-ready values."""
+    found = machine.environment()
+    del found["keeps_freed_memory"]  # a choice of each benchmark
+    flags = machine._cpuinfo("flags").split()
     wanted = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
     return {
-        "processor": fields.get("model name", platform.processor()),
-        "model": f"family {fields.get('cpu family')}, model {fields.get('model')}",
-        "cores": os.cpu_count(),
-        "vector": [flag for flag in wanted if flag in flags],
-        "system": platform.platform(),
-        "python": platform.python_version(),
+        **found,
+        "cpu_family": machine._cpuinfo("cpu family"),
+        "cpu_model": machine._cpuinfo("model\t"),
+        "vector_instructions": [flag for flag in wanted if flag in flags],
         "load": round(os.getloadavg()[0], 2),
     }

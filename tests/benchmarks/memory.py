@@ -1,7 +1,9 @@
-"""The training step where freed memory is kept, as `train` does, and where it is not.
+"""Compares the training step with kept freed memory, as in `train`, and without.
 
-What glibc does with freed memory cannot be set back, so each has processes of its
-own, by turns: 3 of each unless BENCHMARK_PROCESSES says another number.
+    KERAS_BACKEND=jax python tests/benchmarks/memory.py
+
+A process cannot undo what it has set in glibc, so each measurement has its own
+process. They alternate: 3 of each, or as many as BENCHMARK_PROCESSES says.
 """
 
 import os
@@ -13,13 +15,13 @@ import keras
 from measure import row, seconds
 from step import epoch_of, images, our_batches, ours
 
-from keras_tinyalex.building import keep_freed_memory
+from keras_tinyalex.machine import keep_freed_memory
 
 PROCESSES = int(os.environ.get("BENCHMARK_PROCESSES", "3"))
 
 
 def step_seconds(batch_size):
-    """The median of three epochs, behind one that compiles."""
+    """The median of three epochs, after one that compiles."""
     x, y = images(512)
     epoch = epoch_of(ours("float32"), our_batches(x, y, batch_size))
     epoch()

@@ -2,9 +2,9 @@
 
     python tests/benchmarks/run.py --data tiny-imagenet-20.zip --output benchmarks
 
-Each part runs in a process of its own, ours and theirs by turns within it. Close
-other programs first. `ratio` is their time by ours; a target is met if the ratio
-is at least as large.
+Close other programs first. Each benchmark runs in its own process, where both sides
+alternate (A B A B). A ratio is their time divided by ours: above 1 ours is faster. A
+target is met if the ratio is at least as large.
 """
 
 import argparse
@@ -15,12 +15,16 @@ import subprocess
 import sys
 from pathlib import Path
 
-from measure import machine
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+
+from measure import environment
 
 HERE = Path(__file__).parent
 
 
 def parts(options):
+    """Yields a backend and a command for each benchmark."""
     backends = ["tensorflow"]
     backends += [name for name in ("torch", "jax") if importlib.util.find_spec(name)]
     for backend in backends:
@@ -32,12 +36,11 @@ def parts(options):
 
 
 def run(backend, command):
-    environment = {"TF_CPP_MIN_LOG_LEVEL": "2", "TF_ENABLE_ONEDNN_OPTS": "1"}
     process = subprocess.Popen(
         [sys.executable, HERE / command[0], *command[1:]],
         stdout=subprocess.PIPE,
         text=True,
-        env={**environment, **os.environ, "KERAS_BACKEND": backend},
+        env={**os.environ, "KERAS_BACKEND": backend},
     )
     for line in process.stdout:
         if line.startswith("ROW "):
@@ -62,7 +65,7 @@ def chart(rows, path):
 
     figure = Figure(figsize=(9, 0.32 * len(rows) + 1.2), layout="constrained")
     axes = figure.subplots()
-    names = [f"{row['what']}  against  {row['against']}" for row in rows]
+    names = [f"{row['what']}  vs.  {row['against']}" for row in rows]
     places = range(len(rows))
     axes.barh(places, [row["ratio"] for row in rows], color="#4c72b0")
     for place, row in zip(places, rows, strict=True):
@@ -70,23 +73,21 @@ def chart(rows, path):
             axes.plot([row["target"]] * 2, [place - 0.4, place + 0.4], color="#c44e52")
     axes.set_yticks(places, names, fontsize=7)
     axes.invert_yaxis()
-    axes.axvline(1, color="grey", linewidth=0.8)
+    axes.axvline(1, color="gray", linewidth=0.8)
     axes.set_xscale("log")
-    axes.set_xlabel("times as fast (red: target)")
+    axes.set_xlabel("speedup (red: target)")
     figure.savefig(path, dpi=150)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--data", help="zip of Tiny ImageNet's classes; without, no I/O"
-    )
-    parser.add_argument("--output", default="benchmarks", help="without suffix")
+    parser.add_argument("--data", help="Tiny ImageNet's zip; default: skip data.py")
+    parser.add_argument("--output", default="benchmarks", help="path without suffix")
     options = parser.parse_args()
-    described = machine()
-    print(json.dumps(described))
+    machine = environment()
+    print(json.dumps(machine))
     rows = [row for backend, command in parts(options) for row in run(backend, command)]
-    content = {"machine": described, "rows": rows}
+    content = {"machine": machine, "rows": rows}
     Path(options.output + ".json").write_text(json.dumps(content, indent=1) + "\n")
     chart(rows, options.output + ".png")
 

@@ -1,7 +1,9 @@
-"""The training step against the plain Keras script, plain PyTorch and the machine.
+"""Compares the training step with plain Keras, plain PyTorch and the machine's peak.
 
-Here freed memory is not kept, since no peer does: on TensorFlow, that of `train` is no
-faster for it (see `memory.py`).
+    TF_ENABLE_ONEDNN_OPTS=1 python tests/benchmarks/step.py
+
+Freed memory is not kept, unlike in `train`: the other programs do not keep it either.
+On TensorFlow it makes little difference (see `memory.py`).
 """
 
 import keras
@@ -9,7 +11,9 @@ import numpy as np
 from measure import paired, row, seconds
 
 from keras_tinyalex import AlexNetMini, recipes
-from keras_tinyalex.building import build, fastest_dtype, half_size, hasten
+from keras_tinyalex.building import build, half_resolution_model
+from keras_tinyalex.kernels import use_fused_ops
+from keras_tinyalex.machine import fastest_dtype
 
 FLOP_PER_IMAGE = 0.625e9  # forward and backward of AlexNetMini at 64x64
 
@@ -30,14 +34,14 @@ def ours(dtype):
     keras.config.set_dtype_policy(dtype)
     try:
         model = AlexNetMini()
-        hasten(model)  # as `train` does
+        use_fused_ops(model)  # as `train` does
         return compiled(model)
     finally:
         keras.config.set_dtype_policy(policy)
 
 
 def plain_keras():
-    """The script a competent user writes: Lambda layers around TensorFlow's op."""
+    """What a competent user writes: Lambda layers around TensorFlow's operation."""
     import tensorflow as tf
     from keras import layers
 
@@ -60,14 +64,14 @@ def plain_keras():
 
 
 def plain_pipeline(x, y, batch_size):
-    """map -> cache -> shuffle -> batch -> prefetch, float32 in the cache."""
+    """map -> cache -> shuffle -> batch -> prefetch, with float32 in the cache."""
     import tensorflow as tf
 
     dataset = tf.data.Dataset.from_tensor_slices((x, y))
     dataset = dataset.map(lambda x, y: (tf.cast(x, tf.float32) / 255, y)).cache()
     dataset = dataset.shuffle(len(x)).batch(batch_size).prefetch(tf.data.AUTOTUNE)
-    # Else an epoch ends only when the thread that tunes wakes up, after 2.55 or 5.11 s,
-    # whatever a step takes: TensorFlow 2.21.
+    # With autotuning, an epoch on TensorFlow 2.21 ends only when the tuning thread
+    # wakes up, after 2.55 or 5.11 s, however fast a step is.
     options = tf.data.Options()
     options.autotune.enabled = False
     return dataset.with_options(options)
@@ -108,7 +112,7 @@ def epoch_of(model, data):
 
 
 def augmentations(x, step_seconds):
-    """What each augmentation of a batch costs beside its training step."""
+    """Compares each augmentation of a batch with the training step of that batch."""
     from keras_tinyalex.augmentation import AUGMENTATIONS
 
     generator = np.random.default_rng(0)
@@ -119,33 +123,34 @@ def augmentations(x, step_seconds):
 
 
 def labelled(x, y):
-    from keras_tinyalex.datasets.tiny_imagenet import LabelledArrays
+    from keras_tinyalex.datasets.batches import LabelledArrays
 
     names = tuple(f"class{i}" for i in range(20))
     return LabelledArrays(x, y, names, ("",) * len(y))
 
 
 def our_batches(x, y, batch_size, **arguments):
-    from keras_tinyalex.datasets.tiny_imagenet import Batches
+    from keras_tinyalex.datasets.batches import Batches
 
     return Batches(labelled(x, y), batch_size, seed=0, **arguments).feed()
 
 
 def recipe_rows(dtype, count=512):
-    """What the recipe `best` adds to a step of the same batch, all in all."""
+    """Compares a step of the recipe `best` with one of the baseline, same batch."""
     x, y = images(count)
     recipe = recipes.BEST
     model = build(recipe, labelled(x, y), seed=0)
     augmented = {"augmentation": recipe.augmentation, "one_hot": True}
     feed = our_batches(x, y, recipe.batch_size, **augmented)
     plain = epoch_of(ours(dtype), our_batches(x, y, recipe.batch_size))
-    for size, trained in (("whole", model), ("half size", half_size(model, recipe))):
-        name = f"training step of best, batch {recipe.batch_size}, {size}"
+    half = half_resolution_model(model, recipe)
+    for resolution, trained in (("full resolution", model), ("half resolution", half)):
+        name = f"training step of best, batch {recipe.batch_size}, {resolution}"
         paired(name, "that of the baseline, auto", epoch_of(trained, feed), plain)
 
 
 def peak(dtype):
-    """Flop/s of a large matrix product."""
+    """FLOP/s of a large matrix product."""
     import tensorflow as tf
 
     a = tf.cast(tf.random.normal((2048, 2048)), dtype)
@@ -172,7 +177,7 @@ def main():
             rate = count * FLOP_PER_IMAGE / min(seconds(epoch) for _ in range(3))
             for kind, target in (("float32", None), ("bfloat16", 0.55)):
                 if kind == "bfloat16" and auto == "float32":
-                    continue  # emulated, or not there at all
+                    continue  # emulated, or not supported
                 best = peak(kind)
                 against = f"{kind} matrix product peak"
                 row(name, against, rate / best, target, gflops=best / 1e9)

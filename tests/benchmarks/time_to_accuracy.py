@@ -1,10 +1,11 @@
-"""Seconds from the start of a process to a model of some accuracy on the val images.
+"""Measures the time from the start of a process to a model of some accuracy.
 
     python tests/benchmarks/time_to_accuracy.py tiny-imagenet-20.zip --accuracy 0.43
 
-The recipe `fast`, images decoded for the first time, up to `model.keras`; and the
-plain Keras script of step.py with the baseline's optimizer, on folders restructured
-before, up to the end of its first epoch that reaches the accuracy.
+For the recipe `fast`, that is the time until `model.keras` is saved; it also decodes
+the images. For the plain Keras script of step.py with the baseline's optimizer, it is
+the time to the end of the first epoch that reaches the accuracy on the val images;
+restructuring the data for it is not counted.
 """
 
 import argparse
@@ -18,8 +19,8 @@ from pathlib import Path
 
 from measure import row
 
-# The plain script gives up behind them.
-MOST_EPOCHS = 60
+# After these, the plain script gives up.
+MAX_EPOCHS = 60
 
 
 def fast(archive, home):
@@ -46,7 +47,7 @@ def plain(folder, accuracy):
         check=True,
     )
     if not done.stdout:
-        sys.exit(f"The plain script did not reach {accuracy} in {MOST_EPOCHS} epochs.")
+        sys.exit(f"The plain script did not reach {accuracy} in {MAX_EPOCHS} epochs.")
     reached = json.loads(done.stdout)
     return reached.pop("at") - started, reached
 
@@ -74,7 +75,7 @@ def plain_script(folder, accuracy):
     model = plain_keras()
     model.compile("sgd", "sparse_categorical_crossentropy", metrics=["accuracy"])
     train, val = pipeline("train"), pipeline("val")
-    options = {"epochs": MOST_EPOCHS, "verbose": 0, "callbacks": [Stop()]}
+    options = {"epochs": MAX_EPOCHS, "verbose": 0, "callbacks": [Stop()]}
     model.fit(train, validation_data=val, **options)
 
 

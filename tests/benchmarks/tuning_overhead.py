@@ -1,10 +1,10 @@
-"""What `tuning.search` costs beside a bare KerasTuner search on the same trials.
+"""Compares `tuning.search` with a bare KerasTuner search over the same trials.
 
     python tests/benchmarks/tuning_overhead.py --epochs 2 --trials 2 --repeats 3
 
-Both train the same recipes on the sample's 1,800 images, side by side, A B A B.
-Prints the seconds of each and the ratio of their medians, by the wall clock and by
-the processor's: on a machine that others use too, only the latter means something.
+Both train the same recipes on 1,800 images of the sample, alternating (A B A B).
+Prints the wall-clock and CPU time of each, and the overhead from their medians. On a
+machine with other programs, look at CPU time only.
 """
 
 import argparse
@@ -21,12 +21,13 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import keras_tuner
 
 from keras_tinyalex import Recipe
+from keras_tinyalex.training import load_splits
 from keras_tinyalex.tuning import HyperAlexNetMini, search
-from keras_tinyalex.tuning.searching import _load
+from keras_tinyalex.tuning.searching import HELD_OUT
 
 
 class Given(keras_tuner.oracles.RandomSearchOracle):
-    """Tries given values, so that both searches have the same trials."""
+    """Tries the given values, so that both searches have the same trials."""
 
     def __init__(self, values, **options):
         super().__init__(max_trials=len(values), **options)
@@ -52,11 +53,11 @@ def ours(recipe, epochs, trials, folder):
 
 
 def bare(recipe, epochs, values, folder):
-    train_data, held_out = _load("sample", 20, progress=False)
+    train_data, held_out, _ = load_splits("sample", 20, HELD_OUT)
     oracle = Given(values, objective=keras_tuner.Objective("val_accuracy", "max"))
     hypermodel = HyperAlexNetMini(space="augmentation", recipe=recipe)
     tuner = keras_tuner.Tuner(oracle, hypermodel, directory=folder, project_name="bare")
-    with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere):
+    with Path(os.devnull).open("w") as null, contextlib.redirect_stdout(null):
         tuner.search(
             train_data.images,
             train_data.labels,
@@ -76,7 +77,7 @@ def main():
     seconds = {"ours": [], "bare": []}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        # The first of each warms the caches and is not counted.
+        # The first of each fills the caches and is not counted.
         for repeat in range(options.repeats + 1):
             for name in seconds:
                 begin = time.perf_counter(), time.process_time()
@@ -86,11 +87,11 @@ def main():
                 else:
                     bare(recipe, options.epochs, values, folder / f"bare{repeat}")
                 wall = time.perf_counter() - begin[0]
-                processor = time.process_time() - begin[1]
-                print(f"{name} {repeat}: {wall:.2f} s, processor {processor:.2f} s")
+                cpu = time.process_time() - begin[1]
+                print(f"{name} {repeat}: {wall:.2f} s, CPU {cpu:.2f} s")
                 if repeat:
-                    seconds[name].append((wall, processor))
-    for kind, index in (("wall clock", 0), ("processor", 1)):
+                    seconds[name].append((wall, cpu))
+    for kind, index in (("wall clock", 0), ("CPU", 1)):
         a, b = (statistics.median(t[index] for t in seconds[n]) for n in seconds)
         print(f"{kind}: ours {a:.2f} s, bare {b:.2f} s, overhead {a / b - 1:+.1%}")
 
