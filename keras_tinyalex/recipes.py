@@ -179,18 +179,19 @@ _CHOICES: dict[str, tuple[str | None, ...]] = {
 #
 #   keras-tinyalex train --data tiny-imagenet-200.zip --recipe NAME --seed N
 #
-# Intervals, top-5 accuracies and machines are in docs/appendix/accuracy.md.
+# Times are for two CPU cores in float32. Intervals, top-5 accuracies and how the times
+# were measured are in docs/appendix/accuracy.md.
 
 # Keras' default SGD, no augmentation: the recipe of the project that this library
 # grew out of, which reported 0.43.
-# Outcome: 0.472, mean of seeds 0 to 2 (0.492, 0.468, 0.457).
+# Outcome: 0.472, mean of seeds 0 to 2 (0.492, 0.468, 0.457); 30 minutes.
 BASELINE = Recipe(
     name="baseline",
     description="The original 35 epochs: plain SGD, batch 16, no augmentation.",
 )
 
 # The same 35 epochs with what is known to help; docs/accuracy.md compares the choices.
-# Outcome: 0.715, mean of seeds 0 to 2 (0.710, 0.730, 0.704); 10 minutes.
+# Outcome: 0.715, mean of seeds 0 to 2 (0.710, 0.730, 0.704); 14 minutes.
 BEST = Recipe(
     name="best",
     description="35 epochs with Muon, folded batch normalization and augmentation.",
@@ -210,7 +211,7 @@ BEST = Recipe(
 
 # More epochs, and mixing in some batches. Full resolution begins while the learning
 # rate is still high.
-# Outcome: 0.723, mean of seeds 0 to 2 (0.722, 0.729, 0.717).
+# Outcome: 0.723, mean of seeds 0 to 2 (0.722, 0.729, 0.717); 25 minutes.
 BEST_LONG = dataclasses.replace(
     BEST,
     name="best_long",
@@ -226,7 +227,7 @@ BEST_LONG = dataclasses.replace(
 )
 
 # Two epochs, both at half the image size.
-# Outcome: 0.446, mean of seeds 0 to 4 (0.435 to 0.453); 29 s.
+# Outcome: 0.446, mean of seeds 0 to 4 (0.435 to 0.453); 42 seconds.
 FAST = dataclasses.replace(
     BEST,
     name="fast",
