@@ -93,8 +93,8 @@ def test_public_names():
 def test_other_names():
     assert keras_tinyalex.gradcam.gradcam  # a module that nobody imported
     assert {"train", "tuning"} <= set(dir(keras_tinyalex))
-    with pytest.raises(AttributeError, match="no attribute 'trian'"):
-        _ = keras_tinyalex.trian
+    with pytest.raises(AttributeError, match="no attribute 'no_such_name'"):
+        _ = keras_tinyalex.no_such_name
 
 
 def run_python(code, **environment):
