@@ -233,6 +233,7 @@ def _compose(*steps: Augmentation) -> Augmentation:
     return composed
 
 
+# A search tries those that are named in `tuning/spaces.py`, too.
 AUGMENTATIONS: dict[str, Augmentation] = {
     "flip": flip,
     "crop_flip": crop_flip,

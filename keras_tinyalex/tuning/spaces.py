@@ -1,4 +1,4 @@
-"""Search spaces: each hyperparameter is a field of `Recipe`."""
+"""Search spaces: each hyperparameter is a field of `Recipe`, added there first."""
 
 from __future__ import annotations
 

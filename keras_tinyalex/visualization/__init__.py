@@ -6,17 +6,17 @@ so it needs no display and changes no global state. A notebook shows the figure;
 """
 
 from keras_tinyalex.visualization.curves import plot_history
+from keras_tinyalex.visualization.evaluation import (
+    plot_calibration,
+    plot_class_accuracy,
+    plot_confusion_matrix,
+)
 from keras_tinyalex.visualization.images import (
     plot_augmentation,
     plot_predictions,
     plot_samples,
 )
 from keras_tinyalex.visualization.network import plot_filters, plot_gradcam
-from keras_tinyalex.visualization.results import (
-    plot_calibration,
-    plot_class_accuracy,
-    plot_confusion_matrix,
-)
 from keras_tinyalex.visualization.summary import (
     plot_evaluation,
     plot_run,

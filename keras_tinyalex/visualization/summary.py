@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from keras_tinyalex.aliases import PathLike
 from keras_tinyalex.visualization.curves import plot_history
-from keras_tinyalex.visualization.images import plot_predictions, plot_samples
-from keras_tinyalex.visualization.results import (
+from keras_tinyalex.visualization.evaluation import (
     plot_calibration,
     plot_class_accuracy,
     plot_confusion_matrix,
 )
+from keras_tinyalex.visualization.images import plot_predictions, plot_samples
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
