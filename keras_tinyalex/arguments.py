@@ -12,6 +12,8 @@ import operator
 from collections.abc import Callable, Collection
 from typing import Any
 
+import numpy as np
+
 
 def check_integer(name: str, value: Any, minimum: int = 1) -> int:
     """Returns an integer argument as an `int`.
@@ -31,8 +33,7 @@ def check_integer(name: str, value: Any, minimum: int = 1) -> int:
         Traceback (most recent call last):
         ValueError: `seed` must be a non-negative integer. Received: seed=-1
     """
-    # `numpy.bool_` passes `operator.index` in older versions of NumPy.
-    boolean = isinstance(value, bool) or type(value).__name__.startswith("bool")
+    boolean = isinstance(value, bool | np.bool_)
     try:
         number = minimum - 1 if boolean else operator.index(value)
     except TypeError:

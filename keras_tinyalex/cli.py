@@ -212,7 +212,7 @@ def add_evaluate(commands: Commands) -> None:
 def _evaluate(options: argparse.Namespace) -> Result:
     from keras_tinyalex import visualization
     from keras_tinyalex.applications import load_model
-    from keras_tinyalex.datasets.classes import readable_name, select_classes
+    from keras_tinyalex.datasets.classes import readable_name
     from keras_tinyalex.datasets.layout import open_source
     from keras_tinyalex.datasets.reading import read_split
     from keras_tinyalex.evaluation import evaluate
@@ -220,7 +220,7 @@ def _evaluate(options: argparse.Namespace) -> Result:
     model, class_names = load_model(options.model)
     source = open_source(options.data)
     if options.classes is not None or class_names is None:
-        class_names = select_classes(source.class_names, options.classes, source.words)
+        class_names = source.select(options.classes)
     elif missing := sorted(set(class_names) - set(source.class_names)):
         raise ValueError(
             f"--data must hold the {len(class_names)} classes that the model was "

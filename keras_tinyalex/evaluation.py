@@ -182,7 +182,6 @@ def _read_source(
     source: PathLike, class_names: Sequence[str] | None, classes: Classes
 ) -> tuple[NDArray[Any], NDArray[Any], tuple[str, ...]]:
     """Returns the val images, their labels, and the class names."""
-    from keras_tinyalex.datasets.classes import select_classes
     from keras_tinyalex.datasets.layout import open_source
     from keras_tinyalex.datasets.reading import read_split
 
@@ -193,16 +192,12 @@ def _read_source(
             "arrays: `evaluate(model, load_data(source)[0])`. "
             f"Received: data={str(source)!r}"
         )
-
-    def select(selection: Classes) -> tuple[str, ...]:
-        return tuple(select_classes(opened.class_names, selection, opened.words))
-
-    names = select(class_names if classes is None else classes)
+    names = opened.select(class_names if classes is None else classes)
     # Labels of a source follow the sorted names: another order would mix them up.
     if (
         classes is None
         and class_names is not None
-        and names != tuple(select([name])[0] for name in class_names)
+        and names != tuple(opened.select([name])[0] for name in class_names)
     ):
         raise ValueError(
             "`class_names` must be in the label order of `data`, that is sorted: "

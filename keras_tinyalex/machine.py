@@ -133,11 +133,24 @@ def fastest_dtype() -> tuple[str, str]:
         >>> policy in ("float32", "mixed_bfloat16")
         True
     """
+    import keras
+
+    generator = np.random.default_rng(0)
+    images = generator.standard_normal((16, 16, 16, 128)).astype(np.float32)
+    kernel = generator.standard_normal((3, 3, 128, 128)).astype(np.float32)
+
+    def convolve(dtype: str) -> float:
+        x, w = (keras.ops.convert_to_tensor(a, dtype) for a in (images, kernel))
+        started = time.perf_counter()
+        y = keras.ops.conv(x, w, padding="same", data_format="channels_last")
+        keras.ops.convert_to_numpy(y[0, 0, 0])
+        return time.perf_counter() - started
+
     seconds: dict[str, list[float]] = {"float32": [], "bfloat16": []}
     for _ in range(7):
-        seconds["float32"].append(_seconds_of_convolution("float32"))
+        seconds["float32"].append(convolve("float32"))
         try:
-            seconds["bfloat16"].append(_seconds_of_convolution("bfloat16"))
+            seconds["bfloat16"].append(convolve("bfloat16"))
         except Exception as error:  # each backend has its own
             reason = f"a convolution in bfloat16 fails ({type(error).__name__})"
             return "float32", reason
@@ -146,16 +159,3 @@ def fastest_dtype() -> tuple[str, str]:
     return policy, (
         f"a convolution took {half:.1f} ms in bfloat16 and {single:.1f} ms in float32"
     )
-
-
-def _seconds_of_convolution(dtype: str) -> float:
-    import keras
-
-    generator = np.random.default_rng(0)
-    images = generator.standard_normal((16, 16, 16, 128)).astype(np.float32)
-    kernel = generator.standard_normal((3, 3, 128, 128)).astype(np.float32)
-    x, w = (keras.ops.convert_to_tensor(a, dtype) for a in (images, kernel))
-    started = time.perf_counter()
-    y = keras.ops.conv(x, w, padding="same", data_format="channels_last")
-    keras.ops.convert_to_numpy(y[0, 0, 0])
-    return time.perf_counter() - started

@@ -15,7 +15,7 @@ from keras_tinyalex.arguments import check_integer, check_number
 from keras_tinyalex.building import fold_batch_norm
 from keras_tinyalex.callbacks import History
 from keras_tinyalex.datasets.batches import LabelledArrays
-from keras_tinyalex.datasets.classes import Classes, select_classes
+from keras_tinyalex.datasets.classes import Classes
 from keras_tinyalex.datasets.layout import open_source
 from keras_tinyalex.datasets.reading import read_split
 from keras_tinyalex.evaluation import Evaluation, evaluate
@@ -207,7 +207,7 @@ def load_splits(
     source = open_source(data)
     if classes is None:  # many folders of people's own have fewer classes
         classes = min(DEFAULT_CLASSES, len(source.class_names))
-    names = select_classes(source.class_names, classes, source.words)
+    names = source.select(classes)
     train_data = read_split(source, "train", names, progress=progress, cache=True)
     if validation_split is None and "val" in source.images:
         val_data = read_split(source, "val", names, progress=progress, cache=True)

@@ -9,7 +9,7 @@ import pytest
 
 from keras_tinyalex import AlexNetMini, building
 from keras_tinyalex.applications import save_model
-from keras_tinyalex.cli import main
+from keras_tinyalex.cli import main, make_parser
 
 WNIDS = ("n01443537", "n01629819", "n01641577")
 
@@ -227,6 +227,29 @@ def test_wrong_arguments_exit_with_2(run, capsys, arguments, message):
         run(*arguments)
     assert stop.value.code == 2
     assert message in capsys.readouterr().err
+
+
+def test_choices_are_those_of_the_library():
+    """They are literals, so that `--help` imports no room for them."""
+    from keras_tinyalex import exporting
+    from keras_tinyalex.datasets.restructure import MODES
+    from keras_tinyalex.tuning.oracles import TUNERS
+    from keras_tinyalex.tuning.spaces import SPACES
+
+    (commands,) = (a.choices for a in make_parser()._actions if a.nargs == "A...")
+    choices = {
+        option: action.choices
+        for parser in commands.values()
+        for action in parser._actions
+        for option in action.option_strings
+        if action.choices
+    }
+    assert {name: sorted(values) for name, values in choices.items()} == {
+        "--mode": sorted(MODES),
+        "--format": sorted(exporting.FORMATS),
+        "--space": sorted(SPACES),
+        "--tuner": sorted(TUNERS),
+    }
 
 
 def test_debug_shows_the_traceback(run):

@@ -63,7 +63,7 @@ def _decode_plain_jpeg(data: bytes) -> PillowImage | None:
     On 10,000 images of Tiny ImageNet it is 1.5 times as fast as `Image.open`
     on one thread (0.90 against 1.35 s) and 2.0 times as fast on two threads
     (0.68 against 1.38 s): medians of 5 alternating rounds on two cores with
-    AVX-512 and AMX. To repeat the measurement:
+    AVX-512. To repeat the measurement:
     `python tests/benchmarks/reading.py tiny-imagenet-20.zip`.
 
     Returns:

@@ -6,11 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from keras_tinyalex.datasets.classes import (
-    TINY_IMAGENET_WORDS,
-    Classes,
-    select_classes,
-)
+from keras_tinyalex.datasets.classes import TINY_IMAGENET_WORDS, Classes
 from keras_tinyalex.datasets.source import LabelledImage, Source
 
 SPLIT_FOLDERS = {"train": "train_images", "val": "val_images"}
@@ -51,7 +47,7 @@ def plan_moves(source: Source, destination: Path, classes: Classes = None) -> Pl
             source is inside the other.
     """
     _check_no_overlap(source.location.resolve(), destination)
-    class_names = select_classes(source.class_names, classes, source.words)
+    class_names = source.select(classes)
     chosen = frozenset(class_names)
     moves: dict[str, Move] = {}
     for split, folder in SPLIT_FOLDERS.items():

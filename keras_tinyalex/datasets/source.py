@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
+from keras_tinyalex.datasets.classes import Classes, select_classes
+
 # The deepest layout is tiny-imagenet-200/train/<wnid>/images/<file>.
 MAX_DEPTH = 6
 # Zip members that are not data: hidden files (but not ".."), and what macOS adds.
@@ -124,6 +126,10 @@ class Source:
         )
         self.words = {name: words[name] for name in self.class_names if name in words}
         self._tree = tree
+
+    def select(self, classes: Classes) -> tuple[str, ...]:
+        """Returns the selected class names in label order; see `select_classes`."""
+        return select_classes(self.class_names, classes, self.words)
 
     def read(self, image: LabelledImage) -> bytes:
         """Returns the bytes of the image's file.

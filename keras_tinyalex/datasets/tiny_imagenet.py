@@ -19,7 +19,6 @@ from keras_tinyalex.datasets.images import IMAGE_SIZE
 from keras_tinyalex.datasets.layout import open_source
 from keras_tinyalex.datasets.reading import read_split
 from keras_tinyalex.datasets.restructure import restructure
-from keras_tinyalex.datasets.source import Source
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -61,7 +60,7 @@ def class_names(
         ('n01443537', 'n01882714')
     """
     if source is not None:
-        return _select(open_source(source), classes)
+        return open_source(source).select(classes)
     words = TINY_IMAGENET_WORDS
     return select_classes(words, classes, words)
 
@@ -96,7 +95,7 @@ def load_data(
         ((200, 64, 64, 3), (40, 64, 64, 3))
     """
     opened = open_source(source)
-    names = _select(opened, classes)
+    names = opened.select(classes)
     train, val = (
         read_split(opened, split, names, progress=progress)
         for split in ("train", "val")
@@ -163,7 +162,7 @@ def load_dataset(
 
     _check_split(split, validation_split)
     opened = open_source(source)
-    names = _select(opened, classes)
+    names = opened.select(classes)
     if split == "val" and "val" not in opened.images:
         raise ValueError(
             "`split` must not be 'val' if the source has training images only. Hold "
@@ -183,10 +182,6 @@ def load_dataset(
         shuffle=shuffle and training,
     )
     return batches.feed()
-
-
-def _select(source: Source, classes: Classes) -> tuple[str, ...]:
-    return select_classes(source.class_names, classes, source.words)
 
 
 def _check_split(split: str, validation_split: float | None) -> None:
