@@ -1,8 +1,8 @@
 """A cache of decoded images on disk, so that each machine decodes them once.
 
 An entry's key is a hash of everything that decides the pixels: the checksums in
-the directory of a zip, or the names, sizes and modification times of the files in
-a folder. Entries are memory-mapped. You may delete the folder at any time.
+the directory of a zip; or the place of a folder, and the names, sizes, inodes and
+times of its files. Entries are memory-mapped. You may delete the folder at any time.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from keras_tinyalex.datasets.source import LabelledImage, Source
 from keras_tinyalex.files import atomic_write, keras_home
 
 # Part of each key: raise it when images are decoded to other pixels.
-VERSION = 1
+VERSION = 2
 # Age in seconds from which an unfinished entry is taken for a killed process's.
 STALE_SECONDS = 3600
 
@@ -33,7 +33,7 @@ def cache_folder() -> Path:
 def load_or_decode(
     source: Source,
     images: Sequence[LabelledImage],
-    image_size: tuple[int, int],
+    image_shape: tuple[int, int, int],
     decode: Callable[[], Iterable[Images]],
 ) -> Images:
     """Returns the pixels of `images` from the cache, which it fills if needed.
@@ -41,16 +41,16 @@ def load_or_decode(
     Args:
         source: The source of the images.
         images: The images to decode.
-        image_size: `(height, width)` in pixels.
+        image_shape: `(height, width, channels)`.
         decode: Returns the pixels in the order of `images`, as chunks: uint8
-            arrays `(n, height, width, 3)`. Called on a cache miss only.
+            arrays `(n, *image_shape)`. Called on a cache miss only.
 
     Returns:
-        uint8 array `(N, height, width, 3)`: memory-mapped and read-only, or
+        uint8 array `(N, *image_shape)`: memory-mapped and read-only, or
         in memory if the cache cannot be written.
     """
-    shape = (len(images), *image_size, 3)
-    path = cache_folder() / f"{_key(source, images, image_size)}.npy"
+    shape = (len(images), *image_shape)
+    path = cache_folder() / f"{_key(source, images, image_shape)}.npy"
     pixels = _open_entry(path, shape)
     if pixels is None:
         with contextlib.suppress(OSError):  # a full or read-only disk
@@ -85,9 +85,10 @@ def _open_entry(path: Path, shape: tuple[int, ...]) -> Images | None:
 
 
 def _key(
-    source: Source, images: Sequence[LabelledImage], image_size: tuple[int, int]
+    source: Source, images: Sequence[LabelledImage], image_shape: tuple[int, int, int]
 ) -> str:
-    digest = hashlib.sha256(f"{VERSION} {image_size}".encode())
+    start = VERSION, image_shape, source.tree.identity
+    digest = hashlib.sha256(repr(start).encode())
     # One image at a time: a list of as many tuples triggers garbage collections
     # that take longer than everything else here.
     for image in images:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import shutil
 import stat
-import struct
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from keras_tinyalex.datasets.trees import find_lost_members
 from keras_tinyalex.files import size_on_disk, write_json
 from keras_tinyalex.progress import Progress
 
@@ -104,27 +104,12 @@ def _write_members(
 def _check_members(members: Sequence[zipfile.ZipInfo], end: int, archive: Path) -> None:
     """Refuses the whole archive if any member could do harm."""
     problem = next(_find_problems(members, end), None)
-    declared = _declared_members(archive)
-    # Older programs store the number modulo 65,536.
-    if not problem and (len(members) - declared) % (1 << 16):
-        problem = f"it holds {len(members):,} members, but declares {declared:,}"
+    problem = problem or find_lost_members(members, archive)
     if problem:
         raise ValueError(
             f"The archive {archive} is not safe to extract: {problem}. Nothing was "
             "extracted; get the archive from its official address."
         )
-
-
-def _declared_members(archive: Path) -> int:
-    """Returns the number of members in the end record, which zipfile ignores."""
-    with archive.open("rb") as file:
-        file.seek(max(0, archive.stat().st_size - (1 << 16) - 22))
-        tail = file.read()
-    count: int = struct.unpack_from("<H", tail, tail.rfind(b"PK\5\6") + 10)[0]
-    zip64 = tail.rfind(b"PK\6\6")
-    if count == 0xFFFF and zip64 >= 0:
-        (count,) = struct.unpack_from("<Q", tail, zip64 + 32)
-    return count
 
 
 def _find_problems(members: Sequence[zipfile.ZipInfo], end: int) -> Iterator[str]:

@@ -1,56 +1,85 @@
-"""Decodes image files of several formats and modes to RGB."""
+"""Reads an image file, in one way for every command and function."""
 
 from __future__ import annotations
 
 import io
 import struct
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from keras_tinyalex.aliases import PathLike
-
 if TYPE_CHECKING:
     from PIL.Image import Image as PillowImage
 
-# The formats that Pillow may try. Files of another format are refused.
+# The formats that are read. What a file holds decides, not its suffix.
 IMAGE_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP")
+IMAGE_SUFFIXES = {
+    ".jpeg": "JPEG",
+    ".jpg": "JPEG",
+    ".jpe": "JPEG",
+    ".jfif": "JPEG",
+    ".png": "PNG",
+    ".bmp": "BMP",
+    ".gif": "GIF",
+    ".webp": "WEBP",
+}
+SIGNATURES = {b"\xff\xd8": "JPEG", b"\x89PNG": "PNG", b"BM": "BMP", b"GIF8": "GIF"}
 IMAGE_SIZE = (64, 64)
 # Images with more pixels are refused before memory is allocated for them.
 MAX_PIXELS = 1 << 26
+# Larger JPEGs, of phones for example, are decoded at half their width and height.
+MAX_JPEG_PIXELS = 4 * MAX_PIXELS
+# The EXIF tag, and for each of its values what makes the image upright.
+ORIENTATION = 0x0112
+UPRIGHT = {
+    2: "FLIP_LEFT_RIGHT",
+    3: "ROTATE_180",
+    4: "FLIP_TOP_BOTTOM",
+    5: "TRANSPOSE",
+    6: "ROTATE_270",
+    7: "TRANSVERSE",
+    8: "ROTATE_90",
+}
 
 
 def decode_image(
-    data: bytes, image_size: tuple[int, int] | None = IMAGE_SIZE
+    data: bytes,
+    image_size: tuple[int, int] | None = IMAGE_SIZE,
+    channels: int = 3,
 ) -> npt.NDArray[np.uint8]:
-    """Decodes an image file to its last byte, to RGB.
+    """Decodes an image file to its last byte, upright, to RGB or gray.
 
-    Grayscale, palette, CMYK, 16-bit and transparent images become RGB.
+    The image is turned as its EXIF orientation says. Transparent pixels are
+    composited over white. Grayscale, palette, CMYK and 16-bit images become
+    RGB. The first image of an animation or a multi-picture JPEG is read.
 
     Args:
-        data: The file's bytes: JPEG, PNG, BMP, GIF (first frame) or WebP.
-        image_size: `(height, width)` to resize to (bilinear), or `None` to
-            keep the size. Defaults to `(64, 64)`.
+        data: The file's bytes: JPEG, PNG, BMP, GIF or WebP.
+        image_size: `(height, width)` to resize to (bilinear, antialiased), or
+            `None` to keep the size. Defaults to `(64, 64)`.
+        channels: `3` (default) for RGB, `1` for gray (ITU-R 601 luma).
 
     Returns:
-        uint8 array `(height, width, 3)`.
+        uint8 array `(height, width, channels)`.
 
     Raises:
-        ValueError: If the data are empty, damaged, of another format, or
-            declare more than 67 million pixels.
+        ValueError: If the data are empty, damaged or of another format, or if
+            the image has more than 67 million pixels (JPEG: 268 million).
     """
     from PIL.Image import Resampling
 
     if not data:
         raise ValueError("the file is empty")
-    rgb = _decode_plain_jpeg(data)
-    if rgb is None:
-        rgb = _decode_any(data)
-    if image_size is not None and rgb.size != image_size[::-1]:
-        rgb = rgb.resize(image_size[::-1], Resampling.BILINEAR)
-    return np.asarray(rgb)
+    image = _decode_plain_jpeg(data)
+    if image is None:
+        image = _decode_any(data)
+    if channels == 1:
+        image = image.convert("L")
+    if image_size is not None and image.size != image_size[::-1]:
+        image = image.resize(image_size[::-1], Resampling.BILINEAR)
+    pixels = np.asarray(image)
+    return pixels.reshape(*pixels.shape[:2], channels)
 
 
 def _decode_plain_jpeg(data: bytes) -> PillowImage | None:
@@ -74,7 +103,7 @@ def _decode_plain_jpeg(data: bytes) -> PillowImage | None:
 
     try:
         mode, size = _read_jpeg_header(data)
-        if not 0 < size[0] * size[1] <= MAX_PIXELS:
+        if not 0 < size[0] * size[1] <= MAX_PIXELS or not data.endswith(b"\xff\xd9"):
             return None
         image = Image.frombytes(mode, size, data, "jpeg", mode, "")
     except Exception:  # the decoder raises many types of errors on bad data
@@ -107,60 +136,106 @@ def _read_jpeg_header(data: bytes) -> tuple[str, tuple[int, int]]:
 
 
 def _decode_any(data: bytes) -> PillowImage:
-    """Decodes an image of any format in `IMAGE_FORMATS` to RGB."""
+    """Decodes an image of any format in `IMAGE_FORMATS` to RGB, upright."""
+    image = _open(data)
+    _check_size(image, len(data))
+    try:
+        image.load()
+        rgb = _to_rgb(image)
+    except Exception as error:  # Pillow raises many types of errors on bad data
+        raise ValueError(f"damaged image: {error}") from error
+    if image.format == "JPEG" and not _has_end_marker(data):
+        # The decoder makes up the pixels that are missing.
+        raise ValueError("damaged image: the JPEG has no end marker")
+    return _make_upright(rgb, image)
+
+
+def _open(data: bytes) -> PillowImage:
     from PIL import Image, UnidentifiedImageError
+    from PIL.JpegImagePlugin import JpegImageFile
 
     try:
-        with Image.open(io.BytesIO(data), formats=IMAGE_FORMATS) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise ValueError(f"it claims {image.width} x {image.height} pixels")
-            if image.mode.startswith("I"):  # 16 bits per pixel: use the upper 8
-                high = (np.asarray(image, np.int64) >> 8).clip(0, 255)
-                return Image.fromarray(high.astype(np.uint8)).convert("RGB")
-            return image.convert("RGB")
+        if read_format(data) == "JPEG":
+            # `Image.open` takes a JPEG of several pictures for another format.
+            return JpegImageFile(io.BytesIO(data))
+        return Image.open(io.BytesIO(data), formats=IMAGE_FORMATS)
     except UnidentifiedImageError:
         raise ValueError(f"not a {', '.join(IMAGE_FORMATS)} image") from None
+    except Image.DecompressionBombError:
+        raise ValueError(_too_large("more", MAX_PIXELS)) from None
     except Exception as error:  # Pillow raises many types of errors on bad data
         raise ValueError(f"damaged image: {error}") from error
 
 
-def read_image_file(path: PathLike) -> npt.NDArray[np.uint8]:
-    """Reads an image file as RGB, resized to 64x64 pixels.
-
-    Args:
-        path: Path of the file; see `decode_image` for the formats.
-
-    Returns:
-        uint8 array `(64, 64, 3)`.
-
-    Raises:
-        OSError: If the file cannot be read.
-        ValueError: If it cannot be decoded. The message names the file.
-    """
-    try:
-        return decode_image(Path(path).read_bytes())
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+def _check_size(image: PillowImage, size: int) -> None:
+    """Refuses an image that is too large, and halves a large JPEG of `size` bytes."""
+    width, height = image.size
+    limit = MAX_JPEG_PIXELS if image.format == "JPEG" else MAX_PIXELS
+    if width * height > limit:
+        raise ValueError(_too_large(f"{width} x {height}", limit))
+    if width * height > MAX_PIXELS:
+        # Even one color takes 6 bits for each 16 x 16 pixels.
+        if size < width * height // 512:
+            raise ValueError(
+                f"damaged image: it claims {width} x {height} pixels in {size:,} bytes"
+            )
+        image.draft(None, (width // 2, height // 2))
 
 
-def check_format(name: str, data: bytes) -> None:
-    """Refuses an image that decodes but is not what its file name says.
+def _too_large(size: str, limit: int) -> str:
+    return (
+        f"it has {size} pixels, and the limit is {limit / 1e6:.0f} million; save it "
+        "smaller"
+    )
 
-    Args:
-        name: File name or path with its suffix.
-        data: Bytes of an image that `decode_image` accepts.
 
-    Raises:
-        ValueError: If the format is not that of the suffix, or a JPEG has no
-            end marker.
-    """
+def _to_rgb(image: PillowImage) -> PillowImage:
     from PIL import Image
 
-    suffix = Path(name).suffix.lower()
-    expected = Image.registered_extensions().get(suffix)
-    with Image.open(io.BytesIO(data), formats=IMAGE_FORMATS) as image:
-        if image.format != expected:
-            raise ValueError(f"a {image.format} image with the suffix {suffix}")
-        # If the last scan has no end marker, decoders make up the missing pixels.
-        if image.format == "JPEG" and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda"):
-            raise ValueError("damaged image: it has no end marker")
+    if image.mode.startswith("I"):  # 16 bits per pixel: use the upper 8
+        high = (np.asarray(image, np.int64) >> 8).clip(0, 255)
+        return Image.fromarray(high.astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
+    return image.convert("RGB")
+
+
+def _has_end_marker(data: bytes) -> bool:
+    """Whether a JPEG has its end marker, which other data may follow."""
+    if data.endswith(b"\xff\xd9"):
+        return True
+    position = 2
+    while (position := data.find(b"\xff", position)) >= 0:
+        marker = data[position + 1 : position + 2]
+        if marker == b"\xd9":
+            return True
+        if marker in b"\x00\x01\xd0\xd1\xd2\xd3\xd4\xd5\xd6\xd7":  # no segment
+            position += 2
+        elif marker == b"\xff":  # padding
+            position += 1
+        else:  # A segment; in the one of the metadata lie whole JPEGs.
+            length = int.from_bytes(data[position + 2 : position + 4], "big")
+            position += 2 + max(length, 2)
+    return False
+
+
+def _make_upright(rgb: PillowImage, image: PillowImage) -> PillowImage:
+    """Turns the pixels as the EXIF orientation of the image says."""
+    from PIL import Image
+
+    try:
+        name = UPRIGHT.get(image.getexif().get(ORIENTATION, 1))
+    except Exception:  # damaged metadata of an image that is fine
+        return rgb
+    return rgb if name is None else rgb.transpose(Image.Transpose[name])
+
+
+def read_format(data: bytes) -> str | None:
+    """Returns which of `IMAGE_FORMATS` the first bytes are of, if any."""
+    if data[8:12] == b"WEBP":
+        return "WEBP"
+    starts = {b"\xff\xd8": "JPEG", b"\x89PNG": "PNG", b"BM": "BMP", b"GIF8": "GIF"}
+    return next(
+        (name for start, name in starts.items() if data.startswith(start)), None
+    )

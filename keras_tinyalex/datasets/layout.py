@@ -1,4 +1,7 @@
-"""Finds the labelled images of a source: a folder or zip file in a known layout."""
+"""Finds the labelled images of a source: a folder or zip file in a known layout.
+
+The layout follows from where the images lie, not from the names beside them.
+"""
 
 from __future__ import annotations
 
@@ -6,22 +9,30 @@ import contextlib
 import gc
 import json
 import os
-import re
-import zipfile
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from keras_tinyalex.aliases import PathLike
-from keras_tinyalex.datasets.source import (
-    FolderTree,
-    LabelledImage,
-    Source,
-    Tree,
-    ZipTree,
+from keras_tinyalex.datasets.annotations import read_annotations
+from keras_tinyalex.datasets.classes import compose
+from keras_tinyalex.datasets.images import IMAGE_FORMATS, IMAGE_SUFFIXES
+from keras_tinyalex.datasets.known_files import (
+    ANNOTATIONS,
+    ARCHIVES,
+    FIGURES,
+    IMAGES,
+    OTHER_IMAGES,
+    RUN_FILES,
+    SPLIT_NAMES,
+    TABLES,
+    conversion,
+    suffix_of,
 )
+from keras_tinyalex.datasets.source import LabelledImage, LeftOut, Source
+from keras_tinyalex.datasets.trees import Tree, open_tree
 
-IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png", ".bmp", ".gif", ".webp")
-WNID = re.compile(r"n\d{8}")
+SUFFIXES = tuple(IMAGE_SUFFIXES)
 
 
 @contextlib.contextmanager
@@ -59,18 +70,20 @@ def open_source(source: PathLike) -> Source:
             * a restructured folder (`train_images/<wnid>/*.JPEG`,
               `val_images/<wnid>/*.JPEG`);
             * a folder with `train/<class>/*` and optionally
-              `val/<class>/*`;
+              `val/<class>/*`; also by the names in
+              `known_files.SPLIT_NAMES`;
             * any other folder of class folders. All its images are
               `"train"`.
 
+            Each may lie inside other folders.
+
     Returns:
-        A `Source`.
+        A `Source`. Its `left_out` lists what is not read.
 
     Raises:
         FileNotFoundError: If `source` does not exist.
-        ValueError: If it has none of these layouts, a class folder is
-            empty, or the annotations of the val images are wrong. The
-            message lists the wrong lines.
+        ValueError: If it has none of these layouts, or the annotations of the
+            val images are wrong. The message lists the wrong lines.
     """
     if source == "sample":
         from keras_tinyalex.datasets.sample import sample_path
@@ -82,173 +95,313 @@ def open_source(source: PathLike) -> Source:
             "`source` must be an existing folder or zip file, or 'sample'. "
             f"Received: source={str(source)!r}"
         )
-    tree = FolderTree(location) if location.is_dir() else _open_zip(location)
-    root = _find_root(tree.names)
-    inside = {name[len(root) :] for name in tree.names if name.startswith(root)}
-    top = {name.split("/", 1)[0] for name in inside if "/" in name}
-    _check_not_raw_val(inside, top, source)
-    if top & {"train_images", "val_images"}:
-        kind, folders = "restructured", {"train": "train_images/", "val": "val_images/"}
-    elif "train" in top and "val/val_annotations.txt" in inside:
-        kind, folders = "official", {"train": "train/"}
-    elif "train" in top:
-        kind, folders = "folders", {"train": "train/", "val": "val/"}
-    else:
-        kind, folders = "folders", {"train": ""}
-    images = {
-        split: _find_class_folders(tree, root + folder, location)
-        for split, folder in folders.items()
-    }
-    train_classes = {image.class_name for image in images["train"]}
-    if kind == "official":
-        images["val"] = _read_annotations(tree, root, train_classes)
-    if not images["train"]:
-        raise ValueError(
-            "`source` must hold images in class folders, e.g. "
-            "train/<class>/*.JPEG or <class>/*.JPEG, but no training image was "
-            f"found. Received: source={str(source)!r}"
+    return _Layout(open_tree(location), f"Received: source={str(source)!r}").source()
+
+
+class _Layout:
+    """Where the images of a tree lie, and what follows from it.
+
+    `images` and `others` map the folders to the names of their images and of their
+    other files. The methods take out the images that they use; the rest is left out,
+    and said to be.
+    """
+
+    def __init__(self, tree: Tree, received: str) -> None:
+        self.tree = tree
+        self.received = received
+        self.left_out: list[LeftOut] = []
+        self.problems: dict[str, str] = {}
+        self._leave_out_own_folders()
+        self.images: dict[str, list[str]] = {}
+        self.others: dict[str, list[str]] = {}
+        for folder, files in tree.folders.items():
+            if found := [name for name in files if _is_image(name)]:
+                self.images[folder] = found
+            if len(found) < len(files):
+                self.others[folder] = [name for name in files if not _is_image(name)]
+
+    def source(self) -> Source:
+        """Sorts the images into splits and classes."""
+        if not self.images:
+            raise ValueError(self._nothing_found())
+        root = self._find_root_of_splits()
+        if root is None:
+            root = self._find_class_level()
+            images = {"train": self._take_class_folders(root)}
+        else:
+            images = self._take_splits(root)
+        if not images["train"]:
+            raise ValueError(self._nothing_found())
+        self._compare_classes(images)
+        self._note_the_rest()
+        words = self._read_words(root)
+        return Source(self.tree, images, words, self.left_out, self.problems)
+
+    def _leave_out(self, reason: str, names: Iterable[str]) -> None:
+        if ordered := tuple(sorted(names)):
+            self.left_out.append(LeftOut(reason, ordered))
+
+    def _leave_out_own_folders(self) -> None:
+        """Removes run folders and figures that commands wrote into the data."""
+        folders = self.tree.folders
+        runs = [path for path, files in folders.items() if set(files) >= RUN_FILES]
+        figures = [p for p, files in folders.items() if files and set(files) <= FIGURES]
+        tops = _shallowest([*runs, *figures])
+        self._leave_out("folders that keras-tinyalex wrote", tops)
+        for path in [path for path in folders if path.startswith(tuple(tops))]:
+            del folders[path]
+        for above in map(_parent, tops):
+            if above and not folders.get(above, True) and _is_alone(above, folders):
+                del folders[above]  # "runs/", which held nothing else
+
+    # ---------------------------------------------------------- where they lie
+
+    def _find_root_of_splits(self) -> str | None:
+        """Returns the folder of train/ and val/, or `None` if there are none."""
+        roots = set()
+        for folder in self.images:
+            parts = folder.split("/")[:-1]
+            for depth, name in enumerate(parts):
+                below = parts[depth + 1 :]
+                if _split_of(name) == "train" and below not in ([], [IMAGES]):
+                    roots.add("".join(f"{part}/" for part in parts[:depth]))
+                    break
+        tops = _shallowest(roots)
+        if len(tops) > 1:
+            raise ValueError(
+                f"`source` must be one data set, but it holds {len(tops)}: "
+                f"{_first(tops)}. Pass the path of one of them. {self.received}"
+            )
+        return tops[0] if tops else None
+
+    def _find_class_level(self) -> str:
+        """Returns the folder of the class folders, in a source without splits."""
+        of_classes = {_class_folder(folder) for folder in self.images}
+        for folder in of_classes:
+            if ANNOTATIONS in self.tree.folders[folder]:
+                raise ValueError(
+                    "`source` must be the folder tiny-imagenet-200, not its raw 'val' "
+                    "folder, whose labels are in a file of its own. Pass the parent "
+                    "folder, or sort the images with keras-tinyalex prepare. "
+                    f"{self.received}"
+                )
+        tops = _shallowest({_parent(folder) for folder in of_classes if folder})
+        if not tops or all(_split_of(_name(folder)) for folder in of_classes):
+            raise ValueError(self._nothing_found())
+        if len(tops) > 1:
+            raise ValueError(
+                "`source` must have all its class folders in one folder, but they lie "
+                f"in {len(tops)}: {_first(tops)}. Pass the path of one of them, or "
+                f"bring the class folders together. {self.received}"
+            )
+        return tops[0]
+
+    # ----------------------------------------------------- splits and classes
+
+    def _take_splits(self, root: str) -> dict[str, list[LabelledImage]]:
+        folders = self._find_split_folders(root)
+        images = {"train": self._take_class_folders(folders["train"])}
+        if "val" in folders:
+            images["val"] = self._take_val(folders["val"])
+        elif "test" in folders and self._has_class_folders(folders["test"]):
+            images["val"] = self._take_class_folders(folders["test"])
+        if test := folders.get("test"):
+            left = [path for path in self.images if path.startswith(test)]
+            names = (path + name for path in left for name in self.images.pop(path))
+            self._leave_out(f"images in {test}", names)
+        return images
+
+    def _compare_classes(self, images: Mapping[str, Sequence[LabelledImage]]) -> None:
+        """Finds the classes that only one split has."""
+        train = {image.class_name for image in images["train"]}
+        val = {image.class_name for image in images.get("val", ())}
+        for name in val - train - self.problems.keys():
+            self.problems[name] = f"{name!r} has val images but no train images"
+        if val:
+            reason = "classes from val, which has no image of them"
+            self._leave_out(reason, train - val - self.problems.keys())
+
+    def _find_split_folders(self, root: str) -> dict[str, str]:
+        """Returns the folder of each split."""
+        found: dict[str, str] = {}
+        for folder in sorted(self.tree.folders):
+            if _is_in(folder, root) and (split := _split_of(_name(folder))):
+                if split in found and self._has_images(folder):
+                    raise ValueError(
+                        f"`source` must have one folder of {split} images, but it has "
+                        f"{found[split]} and {folder}. Remove or rename one of them. "
+                        f"{self.received}"
+                    )
+                found.setdefault(split, folder)
+        return found
+
+    def _has_images(self, folder: str) -> bool:
+        return any(path.startswith(folder) for path in self.images)
+
+    def _has_class_folders(self, folder: str) -> bool:
+        below = (folder, f"{folder}{IMAGES}/")
+        return any(p.startswith(folder) and p not in below for p in self.images)
+
+    def _take_val(self, folder: str) -> list[LabelledImage]:
+        """Takes val images from class folders, or as the annotations say."""
+        unsorted = {
+            path: self.images.pop(path)
+            for path in (folder, f"{folder}{IMAGES}/")
+            if path in self.images
+        }
+        images: list[LabelledImage] = []
+        if self._has_class_folders(folder):
+            images = self._take_class_folders(folder)
+        if unsorted:
+            if ANNOTATIONS not in self.tree.folders[folder]:
+                raise ValueError(
+                    f"`source` has images in {_first(unsorted)} but no "
+                    f"{folder}{ANNOTATIONS} with their labels; restore that file from "
+                    "the official archive, or sort them into class folders. "
+                    f"{self.received}"
+                )
+            sorted_names = {image.name.rpartition("/")[2] for image in images}
+            images += read_annotations(self.tree, folder, unsorted, sorted_names)
+        return images
+
+    def _take_class_folders(self, level: str) -> list[LabelledImage]:
+        """Takes the images of `<level>/<class>/` and `<level>/<class>/images/`."""
+        levels = (level, f"{level}{IMAGES}/")
+        found = []
+        for folder in list(self.images):
+            of_class = _class_folder(folder)
+            if of_class not in levels and _parent(of_class) in levels:
+                class_name = _class_name(of_class)
+                names = self.images.pop(folder)
+                found += [LabelledImage(folder + name, class_name) for name in names]
+        self._judge_other_folders(level, {image.class_name for image in found})
+        return found
+
+    def _judge_other_folders(self, level: str, classes: set[str]) -> None:
+        """Finds what may be a class without an image, which would shift the labels."""
+        no_images = []
+        for folder in self.tree.folders:
+            name = _class_name(folder)
+            if not _is_in(folder, level) or name in classes or name == IMAGES:
+                continue
+            below = [p for p in self.tree.folders if p.startswith(folder)]
+            suffixes = Counter(
+                suffix_of(f) for p in below for f in self.tree.folders[p]
+            )
+            if any(path in self.images for path in below):
+                where = next(path for path in below if path in self.images)
+                self.problems[name] = f"no image in {folder}, but in {where}"
+            elif suffixes.keys() <= OTHER_IMAGES | {""}:
+                kinds = ", ".join(
+                    f"{n} {s or 'no suffix'}" for s, n in suffixes.items()
+                )
+                but = f", but other files ({kinds})" if kinds else ""
+                self.problems[name] = f"no image in {folder[:-1]}{but}"
+            else:
+                no_images.append(folder)
+        for link in self.tree.broken:
+            if _is_in(f"{link}/", level) and not _is_image(link):
+                self.problems[_class_name(f"{link}/")] = f"{link} is a link to nothing"
+        self._leave_out("folders without an image", no_images)
+
+    # ------------------------------------------------------- what is left out
+
+    def _note_the_rest(self) -> None:
+        """Notes the files that nothing took."""
+        rest = [
+            folder + name for folder, found in self.images.items() for name in found
+        ]
+        self._leave_out("images in no class folder, or deeper than one", rest)
+        others = [
+            folder + name
+            for folder, files in self.others.items()
+            for name in files
+            if suffix_of(name) in OTHER_IMAGES | ARCHIVES | TABLES or "." not in name
+        ]
+        kinds = Counter(suffix_of(name) or "no suffix" for name in others)
+        listed = ", ".join(f"{kind} {count:,}" for kind, count in kinds.most_common())
+        formats = f"{', '.join(IMAGE_FORMATS[:-1])} or {IMAGE_FORMATS[-1]}"
+        self._leave_out(f"files that are not {formats} images, {listed}", others)
+
+    def _nothing_found(self) -> str:
+        loose = ("", f"{IMAGES}/", *(f for f in self.images if _split_of(_name(f))))
+        if any(folder in self.images for folder in loose):
+            hint = (
+                "its images lie in no class folder. Sort them into one folder a class, "
+                "or pass the folder above"
+            )
+        else:
+            hint = "no training image was found"
+            names = (name for files in self.tree.folders.values() for name in files)
+            for suffix, _ in Counter(map(suffix_of, names)).most_common():
+                if cure := conversion(suffix):
+                    hint += f": {cure}"
+                    break
+        return (
+            "`source` must hold images in class folders, e.g. train/<class>/*.JPEG or "
+            f"<class>/*.JPEG, but {hint}. {self.received}"
         )
-    opened = Source(location, kind, images, _read_words(tree, root), tree)
-    unknown = sorted(set(opened.class_names) - train_classes)
-    if unknown:
-        problems = [f"{name!r} has val images but no train images" for name in unknown]
-        raise ValueError(_list_problems(f"{location} has", problems))
-    return opened
 
-
-def _open_zip(path: Path) -> ZipTree:
-    try:
-        return ZipTree(path)
-    except zipfile.BadZipFile as error:
-        raise ValueError(
-            "`source` must be a folder, a zip file or 'sample'; this file is not a "
-            f"complete zip file ({error}). Received: source={str(path)!r}"
-        ) from None
-
-
-def _find_root(names: Sequence[str]) -> str:
-    """Returns the prefix of the dataset, "" or e.g. "tiny-imagenet-200/"."""
-    root = ""
-    # Descend while a folder holds one folder and nothing else.
-    while len(tops := {name[len(root) :].split("/", 1)[0] for name in names}) == 1:
-        (top,) = tops
-        if top in ("train", "val", "train_images", "val_images") or WNID.match(top):
-            break
-        deeper = f"{root}{top}/"
-        if sum(name.count("/", len(deeper)) >= 1 for name in names) == 0:
-            break  # it has files only: this is a class folder
-        root = deeper
-    if not root and any(name.startswith("tiny-imagenet-200/") for name in names):
-        root = "tiny-imagenet-200/"
-    return root
+    def _read_words(self, root: str) -> dict[str, str]:
+        """Returns readable names from `words.txt` or from our `manifest.json`."""
+        files = self.tree.folders[root]
+        if "words.txt" in files:
+            text = self.tree.read(f"{root}words.txt").decode("utf-8", errors="replace")
+            pairs = (line.partition("\t") for line in text.splitlines())
+            return {class_name: text.strip() for class_name, _, text in pairs}
+        if "manifest.json" in files:
+            with contextlib.suppress(ValueError, AttributeError, RecursionError):
+                manifest = json.loads(self.tree.read(f"{root}manifest.json"))
+                words = manifest.get("words", {}).items()
+                return {name: text for name, text in words if isinstance(text, str)}
+        return {}  # or the manifest.json of another program
 
 
 def _is_image(name: str) -> bool:
-    return name.lower().endswith(IMAGE_SUFFIXES)
+    return name.lower().endswith(SUFFIXES)
 
 
-def _find_class_folders(tree: Tree, prefix: str, location: Path) -> list[LabelledImage]:
-    """Returns the images of `<prefix>/<class>/*` or `<prefix>/<class>/images/*`."""
-    found = []
-    for name in tree.names:
-        if not name.startswith(prefix) or not _is_image(name):
-            continue
-        class_name, *rest = name[len(prefix) :].split("/")
-        if len(rest) == 1 or (len(rest) == 2 and rest[0] == "images"):
-            found.append(LabelledImage(name, class_name))
-    # An empty class folder would shift the labels of all classes after it.
-    full = {image.class_name for image in found}
-    folders = {
-        name[len(prefix) :].split("/", 1)[0]
-        for name in tree.folders
-        if name.startswith(prefix) and name != prefix
-    }
-    if found and folders - full:
-        problems = [f"no image in {prefix}{name}" for name in sorted(folders - full)]
-        raise ValueError(_list_problems(f"{location} has", problems))
-    return found
+def _split_of(name: str) -> str | None:
+    return SPLIT_NAMES.get(name.lower())
 
 
-def _read_annotations(tree: Tree, root: str, classes: set[str]) -> list[LabelledImage]:
-    """Returns the images of `val/images/`, labelled by `val/val_annotations.txt`."""
-    annotations = f"{root}val/val_annotations.txt"
-    folder = f"{root}val/images/"
-    present = {
-        name[len(folder) :]
-        for name in tree.names
-        if name.startswith(folder) and _is_image(name)
-    }
-    try:
-        text = tree.read(annotations).decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{annotations} is not UTF-8 text ({error}); restore that file from the "
-            "official archive."
-        ) from None
-    labels: dict[str, str] = {}
-    problems = []
-    for number, line in enumerate(text.splitlines(), start=1):
-        if not line.strip():
-            continue
-        fields = line.split("\t")
-        if len(fields) < 2 or not fields[1].strip():
-            problems.append(f"line {number}: not 'file<TAB>wnid...': {line[:60]!r}")
-        elif "/" in fields[0] or "\\" in fields[0]:
-            problems.append(f"line {number}: {fields[0]!r} is not a plain file name")
-        elif fields[0] in labels:
-            problems.append(f"line {number}: {fields[0]!r} is labelled twice")
-        elif fields[0] not in present:
-            problems.append(f"line {number}: {fields[0]!r} is not in val/images")
-        else:
-            labels[fields[0]] = class_name = fields[1].strip()
-            if class_name not in classes:
-                problems.append(f"line {number}: no train images of {class_name!r}")
-    problems += [f"{n!r} has no line" for n in sorted(present - labels.keys())]
-    if problems:
-        raise ValueError(_list_problems(f"{annotations} has", problems))
-    return [LabelledImage(folder + name, label) for name, label in labels.items()]
+def _parent(folder: str) -> str:
+    """Returns "a/" of "a/b/", and "" of "a/"."""
+    parent, separator, _ = folder[:-1].rpartition("/")
+    return parent + separator
 
 
-def _check_not_raw_val(inside: set[str], top: set[str], source: object) -> None:
-    """Refuses the official `val` folder by itself, or without its labels.
-
-    Its images are in one folder, "images", which must not be taken for a class.
-    """
-    annotated = "val_annotations.txt" in inside or "val/val_annotations.txt" in inside
-    if "train" not in top and (annotated or top == {"images"}):
-        raise ValueError(
-            "`source` must be the folder tiny-imagenet-200, not its raw 'val' "
-            "folder, whose images are not sorted into classes. Pass the parent "
-            "folder, or restructure that with 'keras-tinyalex prepare'. "
-            f"Received: source={str(source)!r}"
-        )
-    if not annotated and any(name.startswith("val/images/") for name in inside):
-        raise ValueError(
-            "`source` has val/images but no val/val_annotations.txt with their "
-            "labels; restore that file from the official archive. "
-            f"Received: source={str(source)!r}"
-        )
+def _is_in(folder: str, parent: str) -> bool:
+    return folder != parent and _parent(folder) == parent
 
 
-def _list_problems(subject: str, problems: Sequence[str], limit: int = 20) -> str:
-    shown = "; ".join(problems[:limit])
-    more = f"; and {len(problems) - limit} more" if len(problems) > limit else ""
-    count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
-    return f"{subject} {count}: {shown}{more}."
+def _name(folder: str) -> str:
+    return folder[:-1].rpartition("/")[2]
 
 
-def _read_words(tree: Tree, root: str) -> dict[str, str]:
-    """Returns readable names from `words.txt` or from our `manifest.json`."""
-    if f"{root}words.txt" in tree.names:
-        text = tree.read(f"{root}words.txt").decode("utf-8", errors="replace")
-        lines = text.splitlines()
-        pairs = (line.partition("\t") for line in lines)
-        return {class_name: text.strip() for class_name, _, text in pairs}
-    if f"{root}manifest.json" in tree.names:
-        try:
-            manifest = json.loads(tree.read(f"{root}manifest.json"))
-            words = manifest.get("words", {}).items()
-            return {name: text for name, text in words if isinstance(text, str)}
-        except (ValueError, AttributeError, RecursionError):
-            return {}  # the manifest.json of another program
-    return {}
+def _class_folder(folder: str) -> str:
+    """Returns the folder itself, or the one above its folder "images"."""
+    return _parent(folder) if _name(folder) == IMAGES else folder
+
+
+def _class_name(folder: str) -> str:
+    return compose(_name(folder))
+
+
+def _shallowest(folders: Iterable[str]) -> list[str]:
+    """Returns the folders that lie in none of the others."""
+    tops: list[str] = []
+    for folder in sorted(folders):
+        if not any(folder.startswith(top) for top in tops):
+            tops.append(folder)
+    return tops
+
+
+def _is_alone(folder: str, folders: Iterable[str]) -> bool:
+    """Whether no folder lies in this one."""
+    return not any(other.startswith(folder) for other in folders if other != folder)
+
+
+def _first(folders: Iterable[str], count: int = 3) -> str:
+    names = [folder or "the folder itself" for folder in sorted(folders)]
+    return ", ".join(names[:count]) + (", ..." if len(names) > count else "")

@@ -58,8 +58,8 @@ def plan_moves(source: Source, destination: Path, classes: Classes = None) -> Pl
             if path in moves:
                 raise ValueError(
                     f"Two images of the source would become {path}: "
-                    f"{source.describe(moves[path].image)} and "
-                    f"{source.describe(image)}. Rename one of them."
+                    f"{source.tree.describe(moves[path].image.name)} and "
+                    f"{source.tree.describe(image.name)}. Rename one of them."
                 )
             moves[path] = Move(image, path)
     words = {**TINY_IMAGENET_WORDS, **source.words}
@@ -84,8 +84,8 @@ def _file_name(image: LabelledImage, source: Source) -> str:
     for name in (image.class_name, file_name):
         if name in ("", ".", "..") or "/" in name or "\\" in name:
             raise ValueError(
-                f"{name!r}, of {source.describe(image)}, is not the plain name of a "
-                "class or file. Rename it."
+                f"{name!r}, of {source.tree.describe(image.name)}, is not the plain "
+                "name of a class or file. Rename it."
             )
     return file_name
 

@@ -6,15 +6,30 @@ import functools
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from keras_tinyalex.aliases import Images, PathLike
 from keras_tinyalex.datasets.cache import concatenate, load_or_decode
-from keras_tinyalex.datasets.images import IMAGE_SIZE, check_format, decode_image
+from keras_tinyalex.datasets.images import (
+    IMAGE_SIZE,
+    IMAGE_SUFFIXES,
+    decode_image,
+    read_format,
+)
+from keras_tinyalex.datasets.known_files import suffix_of
 from keras_tinyalex.datasets.layout import open_source
-from keras_tinyalex.datasets.source import LabelledImage, Source
+from keras_tinyalex.datasets.source import (
+    LabelledImage,
+    LeftOut,
+    Source,
+    list_names,
+    say,
+)
+from keras_tinyalex.datasets.trees import FolderTree
 from keras_tinyalex.progress import Progress
 
 if TYPE_CHECKING:
@@ -24,6 +39,8 @@ if TYPE_CHECKING:
 CHUNK_SIZE = 100
 # Bad images that an error message lists.
 MAX_LISTED = 20
+# What the images have in common whose suffix is that of another format.
+MISNAMED = "read as what they hold, not as their suffix says"
 
 
 def read_split(
@@ -33,6 +50,7 @@ def read_split(
     image_size: tuple[int, int] = IMAGE_SIZE,
     progress: bool = False,
     cache: bool = False,
+    channels: int = 3,
 ) -> LabelledArrays:
     """Decodes all images of some classes in one split.
 
@@ -47,6 +65,7 @@ def read_split(
             `False`.
         cache: Whether to decode the images once and memory-map the result
             from then on; see `datasets.cache`. Defaults to `False`.
+        channels: `3` (default) for RGB, `1` for gray.
 
     Returns:
         A `LabelledArrays`, whose length is 0 if the source has no such split.
@@ -59,13 +78,12 @@ def read_split(
 
     labels = {name: label for label, name in enumerate(class_names)}
     found = [i for i in source.images.get(split, ()) if i.class_name in labels]
-    decode = functools.partial(
-        _decode_chunks, source, split, found, image_size, progress
-    )
+    shape = (*image_size, channels)
+    decode = functools.partial(_decode_chunks, source, split, found, shape, progress)
     if cache:
-        pixels = load_or_decode(source, found, image_size, decode)
+        pixels = load_or_decode(source, found, shape, decode)
     else:
-        pixels = concatenate(decode(), (len(found), *image_size, 3))
+        pixels = concatenate(decode(), (len(found), *shape))
     return LabelledArrays(
         pixels,
         np.array([labels[image.class_name] for image in found], np.int64),
@@ -78,19 +96,24 @@ def _decode_chunks(
     source: Source,
     split: str,
     images: Sequence[LabelledImage],
-    image_size: tuple[int, int],
+    shape: tuple[int, int, int],
     progress: bool,
 ) -> Iterator[Images]:
     """Yields the pixels of `images` in order, decoded by several threads."""
     problems: list[str] = []
+    misnamed: list[str] = []
 
     def decode(chunk: Sequence[LabelledImage]) -> Images:
-        pixels = np.empty((len(chunk), *image_size, 3), np.uint8)
+        pixels = np.empty((len(chunk), *shape), np.uint8)
         for index, image in enumerate(chunk):
             try:
-                pixels[index] = decode_image(source.read(image), image_size)
+                data = source.read(image)
+                pixels[index] = decode_image(data, shape[:2], shape[2])
             except (ValueError, OSError) as error:
-                problems.append(f"{source.describe(image)}: {error}")
+                problems.append(f"{source.tree.describe(image.name)}: {error}")
+            else:
+                if found := _other_format(image.name, data):
+                    misnamed.append(f"{image.name} ({found})")
         return pixels
 
     starts = range(0, len(images), CHUNK_SIZE)
@@ -102,6 +125,11 @@ def _decode_chunks(
         for pixels in pool.map(decode, chunks):
             yield pixels
             bar.advance(len(pixels))
+    if misnamed:
+        say(
+            f"{MISNAMED} ({len(misnamed):,}): {list_names(sorted(misnamed))}",
+            source.location,
+        )
     if problems:
         listed = "\n  ".join(sorted(problems)[:MAX_LISTED])
         first = f" (the first {MAX_LISTED})" if len(problems) > MAX_LISTED else ""
@@ -111,14 +139,33 @@ def _decode_chunks(
         )
 
 
-def find_bad_images(
-    source: PathLike, progress: bool = False
-) -> tuple[int, list[tuple[str, str]]]:
-    """Decodes every image of a source to its last byte and reports the bad ones.
+@dataclass(frozen=True)
+class Verification:
+    """What `verify` found in a source.
 
-    Two kinds of files are reported although they would load: those of
-    another format than their suffix, e.g. a GIF named `.JPEG`, and a JPEG of
-    which only the end marker is missing.
+    Attributes:
+        images: Number of images by split.
+        class_names: The classes, in label order.
+        bad: Pairs of a path and its problem: damaged files of the source.
+        problems: Problems of classes; `train` refuses these classes.
+        misnamed: Pairs of a path and its format, of images whose suffix is
+            that of another format. They are read by their content.
+        left_out: What is not read: `reason`, `count` and `first` names.
+    """
+
+    images: dict[str, int]
+    class_names: tuple[str, ...]
+    bad: list[tuple[str, str]]
+    problems: list[str]
+    misnamed: list[tuple[str, str]]
+    left_out: list[dict[str, Any]]
+
+
+def verify(source: PathLike, progress: bool = False) -> Verification:
+    """Reads a source to its last byte, as `train` does, and reports what is wrong.
+
+    Every image is decoded. Of a zip, the checksums of its other files are
+    compared, too.
 
     Args:
         source: See `load_data`.
@@ -126,27 +173,99 @@ def find_bad_images(
             `False`.
 
     Returns:
-        The number of images, and a list of pairs `(path, problem)`.
+        A `Verification`.
+
+    Raises:
+        FileNotFoundError: If `source` does not exist.
+        ValueError: If it has no known layout, or is a damaged zip.
     """
     opened = open_source(source)
-    images = [image for split in opened.images.values() for image in split]
+    images = {i.name for found in opened.images.values() for i in found}
+    # A damaged name in a zip hides an image, so all files are read.
+    names = sorted(images.union(opened.tree.names() if opened.is_zip else ()))
+    misnamed = []
 
-    def check(image: LabelledImage) -> tuple[str, str] | None:
+    def check(name: str) -> tuple[str, str] | None:
         try:
-            data = opened.read(image)
-            decode_image(data, image_size=None)
-            check_format(image.name, data)
+            data = opened.tree.read(name)
+            if name in images:
+                decode_image(data, image_size=None)
+                if found := _other_format(name, data):
+                    misnamed.append((opened.tree.describe(name), found))
         except (ValueError, OSError) as error:
-            return opened.describe(image), str(error)
+            return opened.tree.describe(name), str(error)
         return None
 
-    problems = []
+    bad = []
     with (
-        Progress("checking", len(images), "images", progress) as bar,
+        Progress("checking", len(names), "files", progress) as bar,
         ThreadPoolExecutor(os.cpu_count()) as pool,
     ):
-        for problem in pool.map(check, images):
+        for problem in pool.map(check, names):
             bar.advance()
             if problem is not None:
-                problems.append(problem)
-    return len(images), problems
+                bad.append(problem)
+    return Verification(
+        {split: len(found) for split, found in opened.images.items()},
+        opened.class_names,
+        bad,
+        [*opened.problems.values(), *opened.one_class_problem()],
+        sorted(misnamed),
+        opened.report_left_out(),
+    )
+
+
+def _other_format(name: str, data: bytes) -> str | None:
+    """Returns the format of an image whose suffix is that of another one."""
+    found = read_format(data)
+    expected = IMAGE_SUFFIXES[suffix_of(name)]
+    return found if found != expected else None
+
+
+def find_image_files(paths: Sequence[PathLike]) -> list[str]:
+    """Returns files as they are, and the image files of folders, at any depth.
+
+    What else a folder holds is said on standard error.
+    """
+    files = []
+    for path in (os.fspath(path) for path in paths):
+        if not os.path.isdir(path):  # noqa: PTH112
+            files.append(path)
+            continue
+        names = sorted(FolderTree(Path(path)).names())
+        found = [name for name in names if suffix_of(name) in IMAGE_SUFFIXES]
+        files += [os.path.join(path, name) for name in found] or [path]  # noqa: PTH118
+        if others := tuple(name for name in names if name not in set(found)):
+            say(str(LeftOut("files of other formats", others)), path)
+    return files
+
+
+def read_image_files(
+    paths: Sequence[str], image_size: tuple[int, int], channels: int = 3
+) -> list[Images | Exception]:
+    """Reads image files in parallel.
+
+    Args:
+        paths: Paths of the files.
+        image_size: See `decode_image`.
+        channels: See `decode_image`.
+
+    Returns:
+        For each file uint8 pixels `(height, width, channels)`, or the error,
+        whose message names the file.
+    """
+
+    def read(path: str) -> Images | Exception:
+        try:
+            if "://" in path:
+                raise ValueError("not a file but an address: download the image first")
+            if os.path.isdir(path):  # noqa: PTH112
+                raise ValueError("this folder has no image files")
+            return decode_image(Path(path).read_bytes(), image_size, channels)
+        except OSError as error:
+            return OSError(f"{path}: {error.strerror or error}")
+        except ValueError as error:
+            return ValueError(f"{path}: {error}")
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(read, paths))

@@ -11,12 +11,11 @@ import operator
 import os
 import shutil
 import time
-import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, SupportsIndex
+from typing import Any, NamedTuple, SupportsIndex
 
 from keras_tinyalex.aliases import PathLike
 from keras_tinyalex.arguments import check_choice
@@ -44,6 +43,8 @@ class RestructureReport:
         classes: Class names in label order.
         seconds: Time taken.
         dry_run: Whether this was a dry run.
+        left_out: What of the source was not read, as in `--json`: `reason`,
+            `count` and `first` names. Empty for a move that was done before.
     """
 
     destination: Path
@@ -54,6 +55,7 @@ class RestructureReport:
     classes: tuple[str, ...]
     seconds: float
     dry_run: bool
+    left_out: list[dict[str, Any]]
 
     def as_dict(self) -> dict[str, Any]:
         """Returns the fields as values that can be written to JSON."""
@@ -141,7 +143,7 @@ def restructure(
         "classes": _as_json(classes),
     }
 
-    def run(dry_run: bool) -> tuple[tuple[str, ...], list[dict[str, Any]], int]:
+    def run(dry_run: bool) -> _Done:
         return _restructure(
             source, target, classes, request, overwrite, dry_run, progress
         )
@@ -154,17 +156,25 @@ def restructure(
         path = target.with_name(f".{target.name}.lock")
         lock = single_writer(path, "destination", target)
     with lock:
-        class_names, files, written = run(dry_run)
+        done = run(dry_run)
     return RestructureReport(
         destination=target,
         mode=mode,
-        files=len(files),
-        bytes=sum(file["size"] for file in files),
-        written=written,
-        classes=class_names,
+        files=len(done.files),
+        bytes=sum(file["size"] for file in done.files),
+        written=done.written,
+        classes=done.class_names,
         seconds=time.perf_counter() - start,
         dry_run=dry_run,
+        left_out=done.left_out,
     )
+
+
+class _Done(NamedTuple):
+    class_names: tuple[str, ...]
+    files: list[dict[str, Any]]
+    written: int
+    left_out: list[dict[str, Any]]
 
 
 def _restructure(
@@ -175,8 +185,7 @@ def _restructure(
     overwrite: bool,
     dry_run: bool,
     progress: bool,
-) -> tuple[tuple[str, ...], list[dict[str, Any]], int]:
-    """Returns the class names, the files, and how many of them were written."""
+) -> _Done:
     if not dry_run:
         recover(target)
     old = read_manifest(target)
@@ -184,18 +193,19 @@ def _restructure(
         # The source has no images left to plan from.
         if not dry_run:
             finish_move(target, old)
-        return tuple(old["class_names"]), old["files"], 0
+        return _Done(tuple(old["class_names"]), old["files"], 0, [])
     opened = open_source(source)
+    left_out = opened.report_left_out()
     plan = plan_moves(opened, target, classes)
     files = _list_files(plan, opened, request["mode"])
     if old and not overwrite:
         _check_same_result(old, plan, files, request)
-        return plan.class_names, files, 0
+        return _Done(plan.class_names, files, 0, left_out)
     _check_writable(old, files, request["mode"], target)
     if dry_run:
-        return plan.class_names, files, 0
+        return _Done(plan.class_names, files, 0, left_out)
     files = publish(plan, opened, request, progress)
-    return plan.class_names, files, len(files)
+    return _Done(plan.class_names, files, len(files), left_out)
 
 
 def _check_destination(destination: PathLike) -> Path:
@@ -230,8 +240,7 @@ def _list_files(plan: Plan, source: Source, mode: str) -> list[dict[str, Any]]:
                 "`mode` must be 'copy' if the source is a zip file, whose images "
                 f"cannot be linked or moved. Received: mode={mode!r}"
             )
-        with zipfile.ZipFile(source.location) as zip_file:
-            sizes = [zip_file.getinfo(move.image.name).file_size for move in plan.moves]
+        sizes = (source.tree.size(move.image.name) for move in plan.moves)
         return [
             {"path": move.path, "size": size, "device": None}
             for move, size in zip(plan.moves, sizes, strict=True)

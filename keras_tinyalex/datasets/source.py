@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
-import os
-import re
-import zipfile
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TypeAlias
+from typing import Any
 
+from keras_tinyalex.aliases import PathLike
 from keras_tinyalex.datasets.classes import Classes, select_classes
+from keras_tinyalex.datasets.trees import Tree, ZipTree
 
-# The deepest layout is tiny-imagenet-200/train/<wnid>/images/<file>.
-MAX_DEPTH = 6
-# Zip members that are not data: hidden files (but not ".."), and what macOS adds.
-HIDDEN = re.compile(r"(?:^|/)(?:\.(?!\.?/)|__MACOSX/)")
+# Names that a line about what was left out lists.
+MAX_NAMES = 3
+# Problems that an error message lists.
+MAX_PROBLEMS = 20
+# What `say` has said.
+_said: set[tuple[str, str]] = set()
+
+
+def say(line: str, location: PathLike) -> None:
+    """Prints a line about a source to standard error, once in a process."""
+    if (line, str(location)) not in _said:
+        _said.add((line, str(location)))
+        print(line, file=sys.stderr)
+
+
+def list_names(names: Sequence[str]) -> str:
+    """Returns the first names, and dots if there are more."""
+    return ", ".join([*names[:MAX_NAMES], *["..."] * (len(names) > MAX_NAMES)])
 
 
 @dataclass(frozen=True)
@@ -31,64 +44,27 @@ class LabelledImage:
     class_name: str
 
 
-class FolderTree:
-    """The files of a folder.
-
-    Paths are strings: making a `Path` takes a third of the time of reading a file.
+@dataclass(frozen=True)
+class LeftOut:
+    """What of a source is not read, for one reason.
 
     Attributes:
-        names: Paths of the files, relative to the folder, with "/".
-        folders: The same of the folders, each with a "/" at the end.
+        reason: What the names have in common, e.g. "folders without an image".
+        names: Paths relative to the source, or class names.
     """
 
-    def __init__(self, root: Path) -> None:
-        self.prefix = f"{root}/"
-        self.names: list[str] = []
-        self.folders: list[str] = []
-        self._scan(str(root), "", ())
+    reason: str
+    names: tuple[str, ...]
 
-    def _scan(self, folder: str, prefix: str, parents: tuple[str, ...]) -> None:
-        identity = os.path.realpath(folder)
-        if identity in parents or len(parents) > MAX_DEPTH:
-            return  # a loop of symbolic links
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if entry.name.startswith("."):
-                    continue
-                if entry.is_dir():
-                    child = f"{prefix}{entry.name}/"
-                    self.folders.append(child)
-                    self._scan(entry.path, child, (*parents, identity))
-                else:
-                    self.names.append(prefix + entry.name)
+    def as_dict(self) -> dict[str, Any]:
+        """Returns the reason, the number and the first names, for JSON."""
+        first = list(self.names[:MAX_NAMES])
+        return {"reason": self.reason, "count": len(self.names), "first": first}
 
-    def read(self, name: str) -> bytes:
-        with open(self.prefix + name, "rb", buffering=0) as file:  # noqa: PTH123
-            return file.read()
-
-    def fingerprint(self, name: str) -> tuple[int, int]:
-        status = os.stat(self.prefix + name)  # noqa: PTH116
-        return status.st_size, status.st_mtime_ns
-
-
-class ZipTree:
-    """The files of a zip, with the attributes of `FolderTree`."""
-
-    def __init__(self, path: Path) -> None:
-        self.zip = zipfile.ZipFile(path)
-        members = [name for name in self.zip.namelist() if not HIDDEN.search(name)]
-        self.names = [name for name in members if not name.endswith("/")]
-        self.folders = [name for name in members if name.endswith("/")]
-
-    def read(self, name: str) -> bytes:
-        return self.zip.read(name)
-
-    def fingerprint(self, name: str) -> tuple[int, int]:
-        member = self.zip.getinfo(name)
-        return member.file_size, member.CRC
-
-
-Tree: TypeAlias = FolderTree | ZipTree
+    def __str__(self) -> str:
+        return (
+            f"left out: {self.reason} ({len(self.names):,}): {list_names(self.names)}"
+        )
 
 
 class Source:
@@ -97,39 +73,69 @@ class Source:
     Attributes:
         location: Path of the folder or zip.
         is_zip: Whether the source is a zip file.
-        kind: `"official"`, `"restructured"` or `"folders"`.
         images: Dictionary from the splits `"train"` and, if the source has
             one, `"val"` to tuples of `LabelledImage`, sorted by class and
             name.
         class_names: Sorted wnids or folder names.
         words: Readable names by class name, as far as they are known.
+        left_out: List of `LeftOut`: what is not read, and why.
+        problems: Why a class cannot be used, by class name. `select` raises it.
     """
 
     def __init__(
         self,
-        location: Path,
-        kind: str,
+        tree: Tree,
         images: Mapping[str, Sequence[LabelledImage]],
         words: Mapping[str, str],
-        tree: Tree,
+        left_out: Sequence[LeftOut] = (),
+        problems: Mapping[str, str] | None = None,
     ) -> None:
-        self.location = location
-        self.kind = kind
+        self.location = tree.location
         self.is_zip = isinstance(tree, ZipTree)
         self.images = {
             split: tuple(sorted(found, key=lambda i: (i.class_name, i.name)))
             for split, found in images.items()
             if found
         }
-        self.class_names = tuple(
-            sorted({i.class_name for found in images.values() for i in found})
-        )
+        self.problems = dict(problems or {})
+        named = {i.class_name for found in images.values() for i in found}
+        self.class_names = tuple(sorted(named | self.problems.keys()))
         self.words = {name: words[name] for name in self.class_names if name in words}
-        self._tree = tree
+        self.left_out = list(left_out)
+        self.tree = tree
 
     def select(self, classes: Classes) -> tuple[str, ...]:
-        """Returns the selected class names in label order; see `select_classes`."""
-        return select_classes(self.class_names, classes, self.words)
+        """Returns the selected class names in label order; see `select_classes`.
+
+        Raises:
+            ValueError: As `select_classes`, or if a selected class cannot be
+                used. The message lists them.
+        """
+        names = select_classes(self.class_names, classes, self.words)
+        found = [self.problems[name] for name in names if name in self.problems]
+        if found:
+            problems = list_problems(f"{self.location} has", found)
+            raise ValueError(f"{problems} Mend it, or choose other `classes`.")
+        return names
+
+    def one_class_problem(self) -> list[str]:
+        """Returns the problem of a source with one class, if it has one."""
+        if len(self.class_names) > 1:
+            return []
+        return [
+            f"only one class folder has images, {self.class_names[0]!r}: pass the "
+            "folder above if this is a class, or the one below if it is not"
+        ]
+
+    def report_left_out(self) -> list[dict[str, Any]]:
+        """Says on standard error what is left out, once in a process.
+
+        Returns:
+            The list for a command's JSON: `reason`, `count` and `first` names.
+        """
+        for item in self.left_out:
+            say(str(item), self.location)
+        return [item.as_dict() for item in self.left_out]
 
     def read(self, image: LabelledImage) -> bytes:
         """Returns the bytes of the image's file.
@@ -137,14 +143,11 @@ class Source:
         Raises:
             OSError: If it cannot be read. The message names the file.
         """
-        try:
-            return self._tree.read(image.name)
-        except (OSError, zipfile.BadZipFile) as error:
-            raise OSError(f"Cannot read {self.describe(image)}: {error}") from error
+        return self.tree.read(image.name)
 
-    def fingerprint(self, image: LabelledImage) -> tuple[int, int]:
-        """Returns the file's size and its CRC (zip) or modification time (folder)."""
-        return self._tree.fingerprint(image.name)
+    def fingerprint(self, image: LabelledImage) -> tuple[int, ...]:
+        """Returns what differs when the image's file is another one, or changes."""
+        return self.tree.fingerprint(image.name)
 
     def path(self, image: LabelledImage) -> str:
         """Returns the path of the image's file, for a source that is a folder.
@@ -155,9 +158,14 @@ class Source:
             raise ValueError(f"Images inside a zip have no path. Received: {self!r}")
         return f"{self.location}/{image.name}"
 
-    def describe(self, image: LabelledImage) -> str:
-        """Returns the image's location, for messages."""
-        return f"{self.location}{'!' if self.is_zip else '/'}{image.name}"
-
     def __repr__(self) -> str:
-        return f"Source({str(self.location)!r}, kind={self.kind!r})"
+        return f"Source({str(self.location)!r})"
+
+
+def list_problems(subject: str, problems: Sequence[str]) -> str:
+    """Returns one line with the number of problems and the first of them."""
+    shown = "; ".join(problems[:MAX_PROBLEMS])
+    rest = len(problems) - MAX_PROBLEMS
+    more = f"; and {rest} more" if rest > 0 else ""
+    count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
+    return f"{subject} {count}: {shown}{more}."

@@ -77,7 +77,7 @@ def load_data(
             n sorted wnids, a list of wnids or names, or the path of a file
             with one of these per line.
         progress: Whether to report progress on standard error. Defaults to
-            `False`.
+            `False`. What the source leaves out is said there once, always.
 
     Returns:
         `(x_train, y_train), (x_val, y_val)`: uint8 images
@@ -96,6 +96,7 @@ def load_data(
     """
     opened = open_source(source)
     names = opened.select(classes)
+    opened.report_left_out()
     train, val = (
         read_split(opened, split, names, progress=progress)
         for split in ("train", "val")
@@ -130,8 +131,9 @@ def load_dataset(
         image_size: `(height, width)` in pixels; other sizes are resized.
             Defaults to `(64, 64)`.
         validation_split: Fraction in (0, 1) of each class's training images
-            to hold out: they are not in `"train"` but in `"held_out"`. Which
-            ones depends on `seed` only. Defaults to `None`: none.
+            to hold out, at least one: they are not in `"train"` but in
+            `"held_out"`. Which ones depends on `seed` only. Defaults to
+            `None`: none.
         seed: Non-negative integer that makes the order and the augmentation
             of each epoch reproducible. Defaults to `None`: they differ
             between calls.
@@ -169,6 +171,7 @@ def load_dataset(
             "out some of them with `validation_split=0.1` and `split='held_out'`. "
             f"Received: split='val', source={str(source)!r}"
         )
+    opened.report_left_out()
     files = "val" if split == "val" else "train"
     data = read_split(opened, files, names, image_size, cache=True)
     if validation_split is not None and split != "val":

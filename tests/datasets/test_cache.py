@@ -71,6 +71,33 @@ def test_changed_image_other_classes_and_size_are_decoded(
     assert np.flatnonzero(differ).tolist() == [0]
 
 
+def test_folders_that_look_alike_do_not_share_pixels(tmp_path, count_decoded):
+    """Equal names, sizes and times; one image is dark, the other bright."""
+    means = []
+    for value in (0, 255):
+        for name in ("a", "b"):
+            path = tmp_path / str(value) / name / "1.bmp"
+            path.parent.mkdir(parents=True)
+            Image.new("RGB", (8, 8), (value,) * 3).save(path)
+            os.utime(path, (0, 0))
+        means.append(read(tmp_path / str(value)).images.mean())
+    assert means == [0, 255]
+
+
+def test_an_image_changed_under_its_old_time_is_decoded(official_folder):
+    """As `cp -p` and `rsync -t` do."""
+    read(official_folder)
+    changed = sorted(official_folder.glob("train/*/images/*"))[0]
+    status = changed.stat()
+    copy = official_folder / "copy.JPEG"
+    Image.new("RGB", (64, 64), (77, 77, 77)).save(copy, "JPEG")
+    copy.write_bytes(copy.read_bytes().ljust(status.st_size, b"\0"))
+    os.utime(copy, ns=(status.st_atime_ns, status.st_mtime_ns))
+    copy.replace(changed)
+    assert changed.stat().st_size == status.st_size
+    assert (read(official_folder).images[0] == 77).all()
+
+
 @pytest.mark.parametrize("damage", [b"", b"\x93NUMPY", None])
 def test_damaged_entry_is_made_again(official_folder, count_decoded, damage):
     expected = np.array(read(official_folder).images)

@@ -2,6 +2,7 @@
 
 import io
 import random
+import struct
 
 import numpy as np
 import pytest
@@ -37,8 +38,9 @@ def test_sixteen_bit_png_keeps_its_brightness():
 
 
 def test_palette_and_transparent_images():
+    # Half of red over white: 255 * 128 / 255 of red, 127 of white.
     red = Image.new("RGBA", (64, 64), (255, 0, 0, 128))
-    assert decode_image(encoded(red, "PNG"))[0, 0].tolist() == [255, 0, 0]
+    assert decode_image(encoded(red, "PNG"))[0, 0].tolist() == [255, 127, 127]
     palette = Image.new("RGB", (64, 64), (0, 0, 255)).quantize()
     assert decode_image(encoded(palette, "GIF"))[0, 0].tolist() == [0, 0, 255]
 
@@ -85,13 +87,118 @@ def test_the_plain_decoder_refuses_everything_else():
     assert decode_image(others[0], None).shape == (64, 64, 3)
 
 
-def test_too_many_declared_pixels_are_refused():
+@pytest.mark.parametrize(
+    ("width", "height", "message"),
+    [
+        (10_000, 8_000, "it claims 10000 x 8000 pixels in [\\d,]+ bytes"),
+        (20_000, 20_000, "it has 20000 x 20000 pixels, and the limit is 268 million"),
+    ],
+)
+def test_too_many_declared_pixels_are_refused(width, height, message):
     data = bytearray(encoded(make_image(), "JPEG"))
     frame = data.index(b"\xff\xc0")
-    data[frame + 5 : frame + 9] = b"\x1f\x40\x27\x10"
+    data[frame + 5 : frame + 9] = struct.pack(">HH", height, width)
     assert _decode_plain_jpeg(bytes(data)) is None
-    with pytest.raises(ValueError, match="it claims 10000 x 8000 pixels"):
+    with pytest.raises(ValueError, match=message):
         decode_image(bytes(data))
+
+
+def test_a_png_of_too_many_pixels_is_refused():
+    data = encoded(Image.new("1", (9000, 9000)), "PNG")
+    with pytest.raises(ValueError, match="9000 x 9000 pixels, and the limit is 67 mil"):
+        decode_image(data)
+
+
+def test_a_phone_picture_of_108_megapixels_is_read():
+    data = encoded(Image.new("RGB", (12_000, 9_000), (10, 200, 30)), "JPEG")
+    assert np.abs(decode_image(data).astype(int) - (10, 200, 30)).max() <= 2
+
+
+# What makes the upright image the stored one, by EXIF orientation.
+STORED = {
+    1: None,
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_90,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_270,
+}
+
+
+@pytest.mark.parametrize("orientation", STORED)
+@pytest.mark.parametrize(
+    ("form", "options"),
+    [("JPEG", {"quality": 100, "subsampling": 0}), ("PNG", {}), ("WEBP", {})],
+)
+def test_the_image_is_upright(orientation, form, options):
+    image = Image.new("RGB", (48, 32), "white")
+    image.paste((200, 0, 0), (0, 0, 24, 16))  # the upper left quarter
+    upright = np.asarray(image).astype(int)
+    if STORED[orientation] is not None:
+        image = image.transpose(STORED[orientation])
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encoded(image, form, exif=exif, **options)
+    pixels = decode_image(data, None)
+    assert pixels.shape == (32, 48, 3)
+    assert np.abs(pixels[4:12, 4:20] - upright[4:12, 4:20]).max() <= 6
+    assert np.abs(pixels[20:, 28:] - upright[20:, 28:]).max() <= 6
+
+
+@pytest.mark.parametrize("exif", [b"", b"Exif\0\0MM\0", b"Exif\0\0" + bytes(40)])
+def test_damaged_exif_is_no_orientation(exif):
+    assert decode_image(encoded(make_image(), "JPEG", exif=exif)).shape == (64, 64, 3)
+
+
+def drawing(mode):
+    """Black on a transparent ground, whose hidden color is black, too."""
+    image = Image.new("RGBA", (64, 64), (0, 0, 0, 0))
+    image.paste((0, 0, 0, 255), (0, 0, 32, 64))
+    return image if mode == "RGBA" else image.convert(mode)
+
+
+@pytest.mark.parametrize(
+    ("mode", "form"), [("RGBA", "PNG"), ("LA", "PNG"), ("RGBA", "WEBP")]
+)
+def test_transparent_pixels_are_white(mode, form):
+    pixels = decode_image(encoded(drawing(mode), form, lossless=True), None)
+    assert (pixels[:, :32] == 0).all()
+    assert (pixels[:, 32:] == 255).all()
+
+
+def test_transparent_palettes_are_white():
+    palette = Image.new("P", (64, 64), 0)
+    palette.putpalette([0, 0, 0, 0, 0, 200])
+    palette.paste(1, (0, 0, 32, 64))
+    for form in ("GIF", "PNG"):
+        pixels = decode_image(encoded(palette, form, transparency=0), None)
+        assert pixels[0, 0].tolist() == [0, 0, 200]
+        assert pixels[0, 63].tolist() == [255, 255, 255]
+
+
+def test_a_jpeg_of_several_pictures_is_its_first():
+    first = make_image()
+    data = encoded(first, "MPO", save_all=True, append_images=[first.rotate(90)])
+    assert Image.open(io.BytesIO(data)).format == "MPO"
+    assert (decode_image(data) == decode_image(encoded(first, "JPEG"))).all()
+
+
+def test_data_after_a_jpeg_are_no_damage():
+    """A motion photo: a video follows, whose bytes may look like markers."""
+    data = encoded(make_image(), "JPEG")
+    video = b"ftypmp42\xff\xda\x00\x08" + bytes(100)
+    assert (decode_image(data + video) == decode_image(data)).all()
+    with pytest.raises(ValueError, match="no end marker"):
+        decode_image(data[:-2] + bytes(100))
+
+
+def test_one_channel():
+    red = encoded(Image.new("RGB", (8, 8), (255, 0, 0)), "PNG")
+    pixels = decode_image(red, (4, 6), channels=1)
+    assert pixels.shape == (4, 6, 1)
+    assert np.unique(pixels).tolist() == [76]  # 0.299 * 255
 
 
 def test_the_plain_decoder_accepts_no_damage_that_the_other_refuses():

@@ -131,7 +131,7 @@ def test_two_images_with_the_same_path_are_refused(source, target):
     assert not target.exists()
 
 
-@pytest.mark.parametrize("name", ["..", "a\\b"])
+@pytest.mark.parametrize("name", ["..", "."])
 def test_names_that_lead_out_of_the_folder_are_refused(source, target, name):
     path = source.with_suffix(".zip")
     with zipfile.ZipFile(path, "w") as archive:

@@ -69,7 +69,6 @@ def test_layout_is_the_official_one(full_set):
 
 def test_source_is_read_as_official(full_set):
     source = open_source(full_set)
-    assert source.kind == "official"
     assert {split: len(i) for split, i in source.images.items()} == {
         "train": 2000,
         "val": 400,

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from keras_tinyalex.datasets.images import decode_image
-from keras_tinyalex.datasets.reading import find_bad_images
+from keras_tinyalex.datasets.reading import verify
 from keras_tinyalex.datasets.tiny_imagenet import load_data
 
 pytestmark = pytest.mark.faults
@@ -116,7 +116,7 @@ def folders(tmp_path_factory):
 
 def test_recall_and_false_alarms(folders, figure):
     root, kinds = folders
-    count, problems = find_bad_images(root)
+    count, problems = verify(root)
     assert count == 2000
     found = {path for path, _ in problems}
     false = [path for path in found if "/good/" in path]
@@ -137,7 +137,7 @@ def test_flipped_bits_of_the_pixels(tmp_path, figure):
     for number in range(1000):
         data = flip_in_scan(make_jpeg(number), chosen)
         (tmp_path / "class" / f"{number}.JPEG").write_bytes(data)
-    _, problems = find_bad_images(tmp_path)
+    _, problems = verify(tmp_path)
     assert len(problems) < 1000  # or all were detected, which could be promised
     result = f"{len(problems)}/1000 found: a JPEG has no checksum"
     figure("images", "1 flipped bit in the pixels of 1,000 (not promised)", result)
@@ -224,6 +224,6 @@ def test_real_pixels_of_other_modes(mode, figure):
 
 
 def test_false_alarms_on_the_real_images(real_zip, figure):
-    count, problems = find_bad_images(real_zip)
+    count, problems = verify(real_zip)
     assert problems == []
     figure("images", "false alarms on Tiny ImageNet", f"0 of {count:,} images")
