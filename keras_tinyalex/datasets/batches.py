@@ -39,26 +39,29 @@ class LabelledArrays:
     def part(self, held_out: bool, fraction: float, seed: int) -> LabelledArrays:
         """Returns the held-out images of each class, or the other ones.
 
+        Each class has at least one image in each part.
+
         Args:
             held_out: Which part to return.
             fraction: Fraction of each class to hold out, in (0, 1).
             seed: Non-negative integer that the choice depends on.
 
         Raises:
-            ValueError: If the part has no images.
+            ValueError: If a class has fewer than two images.
         """
         chosen = np.zeros(len(self.labels), bool)
-        for label in range(len(self.class_names)):
+        for label, name in enumerate(self.class_names):
             (indices,) = np.nonzero(self.labels == label)
+            if len(indices) < 2:
+                raise ValueError(
+                    "`validation_split` must hold out an image of each class, for "
+                    f"which {name!r} needs two or more. Add images of it, or choose "
+                    f"other classes. Received: {len(indices)} of {name!r}"
+                )
+            count = min(max(1, round(fraction * len(indices))), len(indices) - 1)
             shuffled = np.random.default_rng([seed, label]).permutation(indices)
-            chosen[shuffled[: round(fraction * len(indices))]] = True
+            chosen[shuffled[:count]] = True
         keep = np.flatnonzero(chosen == held_out)
-        if not len(keep):
-            raise ValueError(
-                "`validation_split` must leave images in both parts of the "
-                f"{len(self.labels)} training images. "
-                f"Received: validation_split={fraction}"
-            )
         return LabelledArrays(
             self.images[keep],
             self.labels[keep],

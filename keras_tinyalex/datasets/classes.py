@@ -6,6 +6,7 @@ import difflib
 import functools
 import operator
 import os
+import unicodedata
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -175,10 +176,11 @@ class _NameIndex:
         table = _read_table()
         for name in names:
             text = (words or {}).get(name) or table.get(name, "")
-            for word in {_fold(word) for word in (text, *text.split(","))} - {""}:
+            for word in {_fold(w) for w in (name, text, *text.split(","))} - {""}:
                 self.by_word.setdefault(word, []).append(name)
 
     def candidates(self, item: str) -> list[str]:
+        item = compose(item)
         return [item] if item in self.names else self.by_word.get(_fold(item), [])
 
     def find_all(self, items: Iterable[str]) -> tuple[str, ...]:
@@ -225,8 +227,13 @@ class _NameIndex:
         return f" Did you mean {match!r}{f' ({classes[0]})' if classes else ''}?"
 
 
+def compose(name: str) -> str:
+    """Returns a name with composed accents, which systems write in two ways."""
+    return unicodedata.normalize("NFC", name)
+
+
 def _fold(word: str) -> str:
-    return " ".join(word.split()).casefold()
+    return " ".join(compose(word).split()).casefold()
 
 
 def _shorten(value: object, limit: int = 200) -> str:

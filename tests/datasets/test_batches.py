@@ -92,3 +92,14 @@ def test_held_out_part_has_the_same_fraction_of_each_class():
     assert together == sorted(data.file_names)
     assert data.part(True, 0.2, 0).file_names == held_out.file_names
     assert data.part(True, 0.2, 1).file_names != held_out.file_names
+
+
+@pytest.mark.parametrize("fraction", [0.01, 0.1, 0.9, 0.99])
+def test_each_part_has_an_image_of_each_class(fraction):
+    """Of 3 images a class, round(0.1 * 3) would be none."""
+    data = numbered(6)
+    for held_out in (False, True):
+        assert set(data.part(held_out, fraction, 0).labels) == {0, 1}
+    data = numbered(3)  # two images of class a, one of b
+    with pytest.raises(ValueError, match=r"'b' needs two or more.*Received: 1 of 'b'"):
+        data.part(True, fraction, 0)
