@@ -146,14 +146,33 @@ def add_verify(commands: Commands) -> None:
 
 
 def _verify(options: argparse.Namespace) -> Result:
-    from keras_tinyalex.datasets.reading import find_bad_images
+    from keras_tinyalex.datasets.reading import MISNAMED, verify
+    from keras_tinyalex.datasets.source import list_names
 
-    count, problems = find_bad_images(options.data, progress=True)
-    for file, problem in problems:
+    found = verify(options.data, progress=True)
+    for file, problem in found.bad:
         _report(f"{file}: {problem}")
-    _report(f"{len(problems)} of {count:,} images are bad")
-    bad = [{"file": file, "problem": problem} for file, problem in problems]
-    return {"images": count, "bad": bad, "failed": bool(bad)}
+    for problem in found.problems:
+        _report(f"problem: {problem}")
+    if found.misnamed:
+        names = [f"{file} ({kind})" for file, kind in found.misnamed]
+        _report(f"{MISNAMED} ({len(names):,}): {list_names(names)}")
+    count = sum(found.images.values())
+    splits = ", ".join(f"{split} {n:,}" for split, n in found.images.items())
+    _report(
+        f"{len(found.bad)} of {count:,} images are bad ({splits}; "
+        f"{len(found.class_names)} classes)"
+    )
+    return {
+        "images": count,
+        "splits": found.images,
+        "classes": len(found.class_names),
+        "bad": [{"file": file, "problem": problem} for file, problem in found.bad],
+        "problems": found.problems,
+        "misnamed": [{"file": f, "format": kind} for f, kind in found.misnamed],
+        "left_out": found.left_out,
+        "failed": bool(found.bad or found.problems),
+    }
 
 
 def add_train(commands: Commands) -> None:
@@ -212,13 +231,17 @@ def add_evaluate(commands: Commands) -> None:
 def _evaluate(options: argparse.Namespace) -> Result:
     from keras_tinyalex import visualization
     from keras_tinyalex.applications import load_model
+    from keras_tinyalex.applications.predictions import image_shape
     from keras_tinyalex.datasets.classes import readable_name
     from keras_tinyalex.datasets.layout import open_source
     from keras_tinyalex.datasets.reading import read_split
     from keras_tinyalex.evaluation import evaluate
 
+    if options.plots:  # tried before the work
+        Path(options.plots).mkdir(parents=True, exist_ok=True)
     model, class_names = load_model(options.model)
     source = open_source(options.data)
+    left_out = source.report_left_out()
     if options.classes is not None or class_names is None:
         class_names = source.select(options.classes)
     elif missing := sorted(set(class_names) - set(source.class_names)):
@@ -228,7 +251,16 @@ def _evaluate(options: argparse.Namespace) -> Result:
             f"Received: --data {options.data}"
         )
     split = "val" if "val" in source.images else "train"
-    data = read_split(source, split, class_names, progress=True, cache=True)
+    height, width, channels = image_shape(model)
+    data = read_split(
+        source,
+        split,
+        source.select(class_names),
+        (height, width),
+        progress=True,
+        cache=True,
+        channels=channels,
+    )
     result = evaluate(
         model, (data.images, data.labels), class_names=class_names, tta=options.tta
     )
@@ -242,36 +274,35 @@ def _evaluate(options: argparse.Namespace) -> Result:
         figures = visualization.plot_evaluation(result, data, names)
         visualization.save_figures(Path(options.plots), figures)
         _report(f"figures: {options.plots}")
-    return {**result.as_dict(), "split": split}
+    return {**result.as_dict(), "split": split, "left_out": left_out}
 
 
 def add_predict(commands: Commands) -> None:
     parser = _add_command(commands, "predict", _predict, "classify image files")
     add = parser.add_argument
     add("model", metavar="MODEL", help=MODEL)
-    add("images", metavar="IMAGE", nargs="+", help="image file")
+    add("images", metavar="IMAGE", nargs="+", help="image file, or a folder of them")
     add("--top", type=_positive, default=5, help="classes to list (default: 5)")
 
 
 def _predict(options: argparse.Namespace) -> Result:
-    import numpy as np
+    from keras_tinyalex.applications import load_model
+    from keras_tinyalex.applications.predictions import classify_files
+    from keras_tinyalex.datasets.source import list_problems
 
-    from keras_tinyalex.applications import decode_predictions, load_model
-    from keras_tinyalex.datasets.images import read_image_file
-
-    images = np.stack([read_image_file(path) for path in options.images])
     model, class_names = load_model(options.model)
-    scores = model.predict(images, verbose=0)
-    rows = decode_predictions(scores, options.top, class_names)
-    predictions = []
-    for path, row in zip(options.images, rows, strict=True):
-        _report(path)
-        for class_name, name, score in row:
-            _report(f"  {score:6.1%}  {name} ({class_name})")
-        fields = ("class_name", "name", "score")
-        top = [dict(zip(fields, (c, n, float(s)), strict=True)) for c, n, s in row]
-        predictions.append({"image": path, "predictions": top})
-    return {"images": predictions}
+    images = []
+    for result in classify_files(model, options.images, options.top, class_names):
+        images.append(result)
+        if "error" in result:
+            continue
+        _report(result["image"])
+        for row in result["predictions"]:
+            _report(f"  {row['score']:6.1%}  {row['name']} ({row['class_name']})")
+    errors = [result["error"] for result in images if "error" in result]
+    if errors:
+        _fail(list_problems(f"of {len(images)} files,", errors))
+    return {"images": images, "failed": len(errors)}
 
 
 def add_export(commands: Commands) -> None:

@@ -18,6 +18,7 @@ from keras_tinyalex.datasets.batches import LabelledArrays
 from keras_tinyalex.datasets.classes import Classes
 from keras_tinyalex.datasets.layout import open_source
 from keras_tinyalex.datasets.reading import read_split
+from keras_tinyalex.datasets.source import LeftOut, Source
 from keras_tinyalex.evaluation import Evaluation, evaluate
 from keras_tinyalex.files import write_json
 from keras_tinyalex.fitting import ResumableFit
@@ -154,6 +155,7 @@ def _train(
         "seed": seed,
         "classes": len(class_names),
         "n_train": len(splits.train.labels),
+        "left_out": splits.left_out,
         "run": str(folder),
     }
     # Written last: its presence says that the run is complete.
@@ -188,11 +190,13 @@ class Splits(NamedTuple):
         train: To train on.
         val: To validate on.
         words: Readable names by class name.
+        left_out: What of the source is not read; see `Source.report_left_out`.
     """
 
     train: LabelledArrays
     val: LabelledArrays
     words: dict[str, str]
+    left_out: list[dict[str, Any]]
 
 
 def load_splits(
@@ -205,16 +209,30 @@ def load_splits(
     if validation_split is not None:
         check_number("validation_split", validation_split, above=0, below=1)
     source = open_source(data)
-    if classes is None:  # many folders of people's own have fewer classes
-        classes = min(DEFAULT_CLASSES, len(source.class_names))
-    names = source.select(classes)
+    names = source.select(_default_classes(source) if classes is None else classes)
+    left_out = source.report_left_out()
+    if problem := source.one_class_problem():
+        raise ValueError(
+            f"`data` must have two or more classes, but {problem[0]}. "
+            f"Received: data={str(data)!r}"
+        )
     train_data = read_split(source, "train", names, progress=progress, cache=True)
     if validation_split is None and "val" in source.images:
         val_data = read_split(source, "val", names, progress=progress, cache=True)
-        return Splits(train_data, val_data, source.words)
+        return Splits(train_data, val_data, source.words, left_out)
     fraction = validation_split or DEFAULT_VALIDATION_SPLIT
+    rest = train_data.part(False, fraction, seed=0)
     held_out = train_data.part(True, fraction, seed=0)
-    return Splits(train_data.part(False, fraction, seed=0), held_out, source.words)
+    return Splits(rest, held_out, source.words, left_out)
+
+
+def _default_classes(source: Source) -> int:
+    """Returns the first 20 classes, or all of a source that has fewer."""
+    rest = source.class_names[DEFAULT_CLASSES:]
+    if rest:
+        reason = f"classes after the first {DEFAULT_CLASSES} (--classes all takes all)"
+        source.left_out.append(LeftOut(reason, rest))
+    return min(DEFAULT_CLASSES, len(source.class_names))
 
 
 def _default_folder(recipe: Recipe, data: object, seed: int) -> Path:
@@ -246,5 +264,5 @@ def _write_plots(
 ) -> None:
     from keras_tinyalex import visualization
 
-    figures = visualization.plot_run(*splits, history.rows, evaluation)
+    figures = visualization.plot_run(*splits[:3], history.rows, evaluation)
     visualization.save_figures(folder / "plots", figures)

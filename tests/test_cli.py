@@ -4,12 +4,14 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from keras_tinyalex import AlexNetMini, building
 from keras_tinyalex.applications import save_model
 from keras_tinyalex.cli import main, make_parser
+from keras_tinyalex.datasets import source as sources
 
 WNIDS = ("n01443537", "n01629819", "n01641577")
 
@@ -67,6 +69,61 @@ def test_verify(run, official_folder):
     assert result["images"] == 30
     assert [entry["file"] for entry in result["bad"]] == [str(bad)]
     assert f"{bad}: not a JPEG" in error
+
+
+def test_what_is_left_out_is_said_the_same_way(run, official_folder, tmp_path):
+    (official_folder / "train" / WNIDS[0] / "images" / "a.tif").write_bytes(b"")
+    expected = (
+        "JPEG, PNG, BMP, GIF or WEBP images, .tif 1 (1): train/n01443537/images/a"
+    )
+    model = tmp_path / "model.keras"
+    save_model(AlexNetMini(num_classes=3, width_multiplier=1 / 16), model, WNIDS)
+    for command in (
+        ("verify", official_folder),
+        ("prepare", "--source", official_folder, "--output", tmp_path / "sorted"),
+        ("evaluate", model, "--data", official_folder),
+    ):
+        sources._said.clear()
+        status, result, error = run(*command, "--json")
+        assert status == 0
+        assert error.count(expected) == 1
+        ((left_out),) = result["left_out"]
+        assert left_out["count"] == 1
+        assert left_out["first"] == ["train/n01443537/images/a.tif"]
+
+
+@pytest.mark.parametrize("shape", [(96, 96, 3), (40, 32, 1)])
+def test_images_are_read_as_the_model_takes_them(run, official_folder, tmp_path, shape):
+    model = tmp_path / "model.keras"
+    network = AlexNetMini(num_classes=3, input_shape=shape, width_multiplier=1 / 16)
+    save_model(network, model, WNIDS)
+    status, measured, _ = run("evaluate", model, "--data", official_folder, "--json")
+    assert (status, measured["n"]) == (0, 6)
+    images = official_folder / "val" / "images"
+    status, predicted, _ = run("predict", model, images, "--json")
+    assert status == 0
+    assert [Path(one["image"]).name for one in predicted["images"]] == [
+        f"val_{number}.JPEG" for number in range(6)
+    ]
+
+
+def test_predict_tells_the_result_of_each_file(run, official_folder, model_file):
+    images = official_folder / "val" / "images"
+    bad, address = images / "bad.jpg", "https://example.com/a.jpg"
+    bad.write_bytes(b"")
+    good = images / "val_0.JPEG"
+    status, result, error = run("predict", model_file, good, bad, address, "--json")
+    assert status == 1
+    assert [sorted(one) for one in result["images"]] == [
+        ["image", "predictions"],
+        ["error", "image"],
+        ["error", "image"],
+    ]
+    last = error.strip().splitlines()[-1]
+    assert last == (
+        f"keras-tinyalex: error: of 3 files, 2 problems: {bad}: the file is empty; "
+        f"{address}: not a file but an address: download the image first."
+    )
 
 
 def test_train_evaluate_predict(run, official_folder, tmp_path, monkeypatch):

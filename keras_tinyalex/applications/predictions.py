@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import keras
 import numpy as np
 
-from keras_tinyalex.aliases import Tensor
+from keras_tinyalex.aliases import PathLike, Tensor
 from keras_tinyalex.arguments import check_integer
+
+# Image files that are read and classified at once.
+BATCH_SIZE = 100
 
 
 def decode_predictions(
@@ -69,3 +73,69 @@ def decode_predictions(
         [(*names[column], float(row[column])) for column in columns]
         for row, columns in zip(scores, best, strict=True)
     ]
+
+
+def image_shape(model: keras.Model) -> tuple[int, int, int]:
+    """Returns the shape of the images that a model takes.
+
+    Args:
+        model: A model with one input `(batch, height, width, channels)`.
+
+    Returns:
+        `(height, width, channels)`; 64 where the model takes any size.
+
+    Raises:
+        ValueError: If it takes something else than gray or RGB images.
+    """
+    shape: Any = getattr(model, "input_shape", None)
+    images = isinstance(shape, tuple) and len(shape) == 4
+    if not images or shape[3] not in (None, 1, 3):
+        raise ValueError(
+            "`model` must take images of shape (batch, height, width, 3) or "
+            f"(batch, height, width, 1). Received: a model with input_shape={shape}"
+        )
+    return shape[1] or 64, shape[2] or 64, shape[3] or 3
+
+
+def classify_files(
+    model: keras.Model,
+    paths: Sequence[PathLike],
+    top: int = 5,
+    class_names: Sequence[str] | None = None,
+) -> Iterator[dict[str, Any]]:
+    """Classifies image files of any size, and the files of folders.
+
+    Args:
+        model: A classifier of images; they are resized to what it takes.
+        paths: Image files, and folders, whose image files are found at any depth.
+        top: See `decode_predictions`.
+        class_names: See `decode_predictions`.
+
+    Yields:
+        For each file a dictionary of `image` (its path) and `predictions`: the
+        most probable classes as dictionaries of `class_name`, `name` and `score`.
+        For what cannot be read, `image` and `error`, the reason in one line.
+    """
+    from keras_tinyalex.datasets.reading import find_image_files, read_image_files
+
+    height, width, channels = image_shape(model)
+    files = find_image_files(paths)
+    for start in range(0, len(files), BATCH_SIZE):
+        batch = files[start : start + BATCH_SIZE]
+        read = read_image_files(batch, (height, width), channels)
+        images = [pixels for pixels in read if not isinstance(pixels, Exception)]
+        rows: list[list[tuple[str, str, float]]] = []
+        if images:
+            scores = model.predict(np.stack(images), verbose=0)
+            rows = decode_predictions(scores, top, class_names)
+        for path, pixels in zip(batch, read, strict=True):
+            if isinstance(pixels, Exception):
+                yield {"image": path, "error": str(pixels)}
+                continue
+            yield {
+                "image": path,
+                "predictions": [
+                    {"class_name": class_name, "name": name, "score": score}
+                    for class_name, name, score in rows.pop(0)
+                ],
+            }
