@@ -6,6 +6,7 @@ import struct
 
 import numpy as np
 import pytest
+from image_helpers import STORED
 from PIL import Image
 
 from keras_tinyalex.datasets.images import (
@@ -112,19 +113,6 @@ def test_a_png_of_too_many_pixels_is_refused():
 def test_a_phone_picture_of_108_megapixels_is_read():
     data = encoded(Image.new("RGB", (12_000, 9_000), (10, 200, 30)), "JPEG")
     assert np.abs(decode_image(data).astype(int) - (10, 200, 30)).max() <= 2
-
-
-# What makes the upright image the stored one, by EXIF orientation.
-STORED = {
-    1: None,
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_90,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_270,
-}
 
 
 @pytest.mark.parametrize("orientation", STORED)
