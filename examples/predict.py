@@ -9,16 +9,9 @@ softmax distributes 100% among its classes and has none for "something else".
 
 import argparse
 
-import keras
-import numpy as np
-
 import keras_tinyalex as tinyalex
+from keras_tinyalex.applications import classify_files
 from keras_tinyalex.datasets import tiny_imagenet
-
-
-def read(path: str) -> np.ndarray:
-    """Reads an image as the model expects it: 64x64 pixels, RGB, 0 to 255."""
-    return keras.utils.img_to_array(keras.utils.load_img(path, target_size=(64, 64)))
 
 
 def main() -> None:
@@ -31,21 +24,29 @@ def main() -> None:
     # The model card describes the weights: origin, accuracy and classes.
     card = tinyalex.model_card(options.weights)
     print(f"{options.weights}: top-1 accuracy {card['accuracy']['top1']:.3f}")
+    class_names = card["class_names"]
+    model = tinyalex.AlexNetMini(weights=options.weights)
 
+    # Files of any size are read upright and resized to 64x64 pixels.
+    for result in classify_files(model, options.images, 3, class_names):
+        if "error" in result:
+            print(result["error"])
+            continue
+        rows = result["predictions"]
+        classes = ", ".join(f"{row['name']} {row['score']:.0%}" for row in rows)
+        print(f"{result['image']}: {classes}")
     if options.images:
-        images = np.stack([read(path) for path in options.images])
-    else:
-        _, (x_val, _) = tiny_imagenet.load_data("sample", classes=2)
-        images = x_val[: 2 if options.smoke else 8]
+        return
 
     # The model takes pixels from 0 to 255: its first layer divides them by 255.
-    model = tinyalex.AlexNetMini(weights=options.weights)
+    _, (x_val, _) = tiny_imagenet.load_data("sample", classes=2)
+    images = x_val[: 2 if options.smoke else 8]
     scores = model.predict(images, verbose=0)
     # Each row of `scores` has 20 probabilities, one per class name.
-    best = tinyalex.decode_predictions(scores, top=3, class_names=card["class_names"])
+    best = tinyalex.decode_predictions(scores, top=3, class_names=class_names)
     for index, row in enumerate(best):
         classes = ", ".join(f"{name} {score:.0%}" for _, name, score in row)
-        print(f"{options.images[index] if options.images else index}: {classes}")
+        print(f"{index}: {classes}")
 
 
 if __name__ == "__main__":

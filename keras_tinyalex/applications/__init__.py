@@ -6,7 +6,10 @@ from keras_tinyalex.applications.model_files import (
     read_class_names,
     save_model,
 )
-from keras_tinyalex.applications.predictions import decode_predictions
+from keras_tinyalex.applications.predictions import (
+    classify_files,
+    decode_predictions,
+)
 from keras_tinyalex.applications.shipped import (
     list_weights,
     model_card,
@@ -16,6 +19,7 @@ from keras_tinyalex.applications.weights import load_weights_into
 
 __all__ = [
     "AlexNetMini",
+    "classify_files",
     "decode_predictions",
     "list_weights",
     "load_model",

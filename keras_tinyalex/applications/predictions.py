@@ -115,6 +115,16 @@ def classify_files(
         For each file a dictionary of `image` (its path) and `predictions`: the
         most probable classes as dictionaries of `class_name`, `name` and `score`.
         For what cannot be read, `image` and `error`, the reason in one line.
+
+    Raises:
+        ValueError: If the model takes no images, or as `decode_predictions`.
+
+    Examples:
+        >>> from keras_tinyalex import AlexNetMini
+        >>> model = AlexNetMini(num_classes=2)
+        >>> for result in classify_files(model, ["no.jpg"], class_names=["a", "b"]):
+        ...     print(result)
+        {'image': 'no.jpg', 'error': 'no.jpg: No such file or directory'}
     """
     from keras_tinyalex.datasets.reading import find_image_files, read_image_files
 
