@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -31,14 +32,16 @@ def gradcam(
 
     Args:
         model: A built Functional or Sequential `keras.Model` from images to
-            scores of shape `(batch, C)`. It is not changed.
+            scores of shape `(batch, C)`; layers may be such models, too. It is
+            not changed.
         images: Array `(N, H, W, channels)`, or channels first, as the model
             takes them. They are one batch, `N > 0`.
         classes: The class to explain for each image: `N` integers, or one
             integer for all images. Defaults to the predicted classes.
         layer: Name of a layer of `model` with an output `(batch, h, w, K)`, or
-            channels first, on every path from input to output. Defaults to the
-            last `keras.layers.Conv2D`.
+            channels first, on every path from input to output. One inside
+            another model may be called by its path, `"body/conv"`. Defaults to
+            the last `keras.layers.Conv2D`.
 
     Returns:
         float32 array `(N, h, w)` in `[0, 1]`, of the size of the output of
@@ -82,26 +85,36 @@ def find_convolution(
     """Returns a layer by name, or the first or last `Conv2D` of a model.
 
     Args:
-        model: A built `keras.Model`.
-        name: Name of a layer, or `None` for a `Conv2D`.
+        model: A built `keras.Model`. Models among its layers are searched, too.
+        name: Name or path (`"body/conv"`) of a layer, or `None` for a `Conv2D`.
         last: Whether `None` stands for the last `Conv2D` or the first.
 
     Returns:
         A `keras.Layer`.
 
     Raises:
-        ValueError: If there is no such layer.
+        ValueError: If there is no such layer, or several.
     """
-    layers = {layer.name: layer for layer in getattr(model, "layers", [])}
-    found = [key for key in layers if isinstance(layers[key], keras.layers.Conv2D)]
-    if name is None and found:
-        return layers[found[-1 if last else 0]]
-    if name not in layers:
+    layers = dict(_layers_by_path(model))
+    if name is None:
+        kind = keras.layers.Conv2D
+        found = [path for path in layers if isinstance(layers[path], kind)]
+        found = found[-1:] if last else found[:1]
+    else:
+        found = [path for path in layers if f"/{path}".endswith(f"/{name}")]
+        found = [name] if name in found else found
+    if len(found) != 1:
         raise ValueError(
-            "`layer` must be the name of a layer of `model`, or None if it has a "
+            "`layer` must be the name of one layer of `model`, or None if it has a "
             f"Conv2D. Its layers are {list(layers)}. Received: layer={name!r}"
         )
-    return layers[name]
+    return layers[found[0]]
+
+
+def _layers_by_path(model: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for layer in getattr(model, "layers", []):
+        yield prefix + layer.name, layer
+        yield from _layers_by_path(layer, f"{prefix}{layer.name}/")
 
 
 def _split_model(
@@ -114,43 +127,95 @@ def _split_model(
         to scores, and the axes of the positions in the activations.
     """
     layer = find_convolution(model, name, last=True)
+    graph = _Graph()
     try:
-        activations, (outputs,) = layer.output, model.outputs
-    except (AttributeError, ValueError) as error:
+        inputs = [keras.Input(batch_shape=x.shape, dtype=x.dtype) for x in model.inputs]
+        (_,), outputs = model.outputs, graph.add(model, inputs)
+        activations = graph.outputs[id(layer)]
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
             "`model` must be a Functional or Sequential model with a known input shape "
-            f"and one output. Received: model={model} ({error})"
+            "and one output, and so must be the models that hold `layer`. "
+            f"Received: model={model} ({error})"
         ) from None
     if len(getattr(activations, "shape", ())) != 4 or len(outputs.shape) != 2:
         raise ValueError(
             "`layer` must have an output of rank 4, and `model` an output of shape "
             f"(batch, C). Received: layer={layer.name!r} with the output "
-            f"{layer.output}, model with the output {outputs}"
+            f"{activations}, model with the output {outputs}"
         )
     try:
-        head = keras.Model(activations, _raw_scores(model))
+        head = keras.Model(activations, graph.raw_scores())
     except ValueError as error:
         raise ValueError(
             "`layer` must be on every path from input to output: not one beside a "
-            f"shortcut, nor a nested model. Received: layer={layer.name!r} ({error})"
+            f"shortcut. Received: layer={layer.name!r} ({error})"
         ) from None
     data_format = getattr(layer, "data_format", keras.config.image_data_format())
     positions = (1, 2) if data_format == "channels_last" else (2, 3)
-    return keras.Model(model.inputs, activations), head, positions
+    return keras.Model(inputs, activations), head, positions
 
 
-def _raw_scores(model: keras.Model) -> Tensor:
-    """Returns the symbolic scores before the last activation of a classifier."""
-    last = model.layers[-1]
-    if isinstance(last, (keras.layers.Activation, keras.layers.Softmax)):
-        return last.input
-    if not isinstance(last, keras.layers.Dense):
-        return model.outputs[0]
-    # A copy, so that the model is not changed.
-    copy = keras.layers.Dense.from_config({**last.get_config(), "activation": None})
-    scores = copy(last.input)
-    copy.set_weights(last.get_weights())
-    return scores
+class _Graph:
+    """The layers of a model, and of the models inside it, in one graph.
+
+    Attributes:
+        outputs: The symbolic output of each layer, by its `id`.
+        last: The layer that was called last, its input and its output.
+    """
+
+    def __init__(self) -> None:
+        self.outputs: dict[int, Tensor] = {}
+        self.last: tuple[Any, Tensor, Tensor] = (None, None, None)
+        self._calls = 0
+
+    def add(self, model: keras.Model, inputs: list[Tensor]) -> Tensor:
+        """Calls the layers of a model with one output; returns that."""
+        # Not compiled, and a Functional model also where this one is Sequential.
+        plain = keras.Model(model.inputs, model.outputs)
+        plain_calls = (type(plain).call, keras.Sequential.call)
+
+        def call(layer: Any, *args: Any, **kwargs: Any) -> Tensor:
+            if type(layer).call in plain_calls and len(layer.outputs) == 1:
+                result = self.add(layer, keras.tree.flatten(args))
+            else:
+                self._calls += 1
+                result = _Call(layer, f"call_{self._calls}")(*args, **kwargs)
+                self.last = layer, args[0], result
+            self.outputs[id(layer)] = result
+            return result
+
+        keras.models.clone_model(
+            plain, inputs, clone_function=lambda layer: layer, call_function=call
+        )
+        return self.last[2]  # the output is computed last
+
+    def raw_scores(self) -> Tensor:
+        """Returns the scores before the last activation of a classifier."""
+        last, inputs, scores = self.last
+        if isinstance(last, (keras.layers.Activation, keras.layers.Softmax)):
+            return inputs
+        if not isinstance(last, keras.layers.Dense):
+            return scores
+        # A copy, so that the model is not changed.
+        copy = keras.layers.Dense.from_config({**last.get_config(), "activation": None})
+        raw = copy(inputs)
+        copy.set_weights(last.get_weights())
+        return raw
+
+
+class _Call(keras.Operation):  # type: ignore[misc]
+    """A layer under another name: in a graph, names must be unique."""
+
+    def __init__(self, layer: keras.Operation, name: str) -> None:
+        super().__init__(name=name)
+        self.layer = layer
+
+    def call(self, *args: Any, **kwargs: Any) -> Tensor:
+        return self.layer(*args, **kwargs)
+
+    def compute_output_spec(self, *args: Any, **kwargs: Any) -> Tensor:
+        return self.layer.compute_output_spec(*args, **kwargs)
 
 
 def _check_classes(classes: int | ArrayLike | None, scores: NDArray[Any]) -> Labels:

@@ -97,6 +97,76 @@ def test_sequential_model():
     np.testing.assert_allclose(heat, [[[1, 0], [0.25, 0]]], rtol=1e-6)
 
 
+def around(model, name="outer"):
+    """A Functional model with another one as its only layer."""
+    inputs = keras.Input(model.input_shape[1:])
+    return keras.Model(inputs, model(inputs), name=name)
+
+
+def without_input():
+    """A Sequential model that knows its input since it was called."""
+    model = keras.Sequential([keras.layers.Rescaling(1.0), two_channels()])
+    model.predict(IMAGES, verbose=0)
+    return model
+
+
+def with_own_head():
+    """A body without its last layer, and a new last layer, as in fine-tuning."""
+    model = two_channels()
+    body = keras.Model(model.input, model.get_layer("conv").output, name="body")
+    body.compile("adam", "mse")
+    inputs = keras.Input((2, 2, 1))
+    # Both models have a layer "conv".
+    x = keras.layers.Flatten(name="conv")(body(inputs, training=False))
+    dense = keras.layers.Dense(2, activation="softmax")
+    longer = keras.Model(inputs, dense(x))
+    dense.set_weights(model.get_layer("scores").get_weights())
+    return longer
+
+
+@pytest.mark.parametrize(
+    ("nest", "layer"),
+    [
+        (lambda: around(two_channels()), None),
+        (lambda: around(around(two_channels()), "outermost"), "conv"),
+        (lambda: keras.Sequential([keras.Input((2, 2, 1)), two_channels()]), "conv"),
+        (without_input, None),
+        (lambda: around(keras.Sequential(two_channels().layers)), None),
+        (with_own_head, None),
+        (with_own_head, "body/conv"),
+        (with_own_head, "body"),
+    ],
+)
+def test_layers_inside_other_models_are_found(nest, layer):
+    model = nest()
+    config = json.dumps(model.get_config())
+
+    heat = gradcam(model, IMAGES, classes=0, layer=layer)
+
+    np.testing.assert_allclose(heat, [[[1, 0], [0.25, 0]]], rtol=1e-6)
+    assert json.dumps(model.get_config()) == config
+
+
+def twice():
+    inputs = keras.Input((2, 2, 1))
+    first, second = around(two_channels(), "a"), around(two_channels(), "b")
+    return keras.Model(inputs, first(inputs) + second(inputs))
+
+
+def opaque():
+    class Opaque(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.convolution = keras.layers.Conv2D(2, 1, name="conv")
+
+        def call(self, x):
+            return self.convolution(x)
+
+    inputs = keras.Input((2, 2, 1))
+    x = keras.layers.Flatten()(Opaque()(inputs))
+    return keras.Model(inputs, keras.layers.Dense(2)(x))
+
+
 def test_channels_first():
     if keras.backend.backend() == "tensorflow":
         pytest.skip("TensorFlow convolves channels first only on GPUs")
@@ -182,6 +252,8 @@ def with_shortcut():
             r"`model` must be a Functional or Sequential model with a known input",
         ),
         (with_shortcut, {}, r"on every path from .*Received: layer='beside'"),
+        (twice, {"layer": "conv"}, r"one layer of .*a/functional\S*/conv'.*='conv'"),
+        (opaque, {}, r"Functional or Sequential .* and so must be the models that"),
     ],
 )
 def test_wrong_arguments(model, arguments, message):

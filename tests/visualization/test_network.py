@@ -39,6 +39,18 @@ def test_filters_share_one_scale_around_gray(assert_readable):
     assert_readable(figure)
 
 
+def test_filters_and_heatmaps_of_a_nested_body():
+    model, inputs = classifier(), keras.Input((8, 8, 3))
+    nested = keras.Sequential([inputs, keras.layers.Rescaling(1.0), model])
+
+    for layer in (None, "first", f"{model.name}/first"):
+        figures = plot_filters(model, "first"), plot_filters(nested, layer)
+        shown = [[a.images[0].get_array() for a in f.axes] for f in figures]
+        np.testing.assert_array_equal(*shown)
+    heat = plot_gradcam(nested, IMAGES + 1, NAMES).axes[1].images[1].get_array()
+    np.testing.assert_allclose(heat, gradcam(model, IMAGES + 1)[0], atol=1e-6)
+
+
 def test_filters_of_zeros_and_of_gray_images():
     model = classifier(channels=1)
     model.get_layer("first").set_weights([np.zeros((3, 3, 1, 2)), np.zeros(2)])
