@@ -235,6 +235,8 @@ class TensorBoardScalars(keras.callbacks.Callback):  # type: ignore[misc]
     def on_train_begin(self, logs: Any = None) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
         self._writers: dict[str, Any] = {}
+        for run in ("train", "validation"):  # or fail before the first epoch
+            self._writer(run)
         for epoch in range(len(self.history.rows.get("epoch", ()))):
             self._write(epoch)
 

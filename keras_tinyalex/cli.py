@@ -215,7 +215,7 @@ def _train(options: argparse.Namespace) -> Result:
         f"run folder: {run.path}\n"
         f"curves: tensorboard --logdir {run.path / 'tensorboard'}"
     )
-    return run.metrics
+    return {**run.metrics, "already_finished": run.already_finished}
 
 
 def add_evaluate(commands: Commands) -> None:

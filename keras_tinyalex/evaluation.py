@@ -114,7 +114,8 @@ def evaluate(
         data: One of
 
             * a tuple `(x, y)` of arrays: images `(N, H, W, C)`, uint8 or
-              float, as the model takes them, and integer labels `(N,)`;
+              float, as the model takes them, and labels: integers `(N,)` or
+              `(N, 1)`, or one-hot `(N, C)`;
             * an iterable of such `(x, y)` batches: a
               `keras.utils.PyDataset`, a `tf.data.Dataset`, a list;
             * a source as in `datasets.tiny_imagenet.load_data`: a folder, a
@@ -128,8 +129,9 @@ def evaluate(
             each image and its horizontal mirror. Defaults to `False`.
         classes: The classes to read if `data` is a source, as in `load_data`.
             Defaults to `class_names`.
-        data_format: `"channels_last"` or `"channels_first"`. Defaults to
-            `keras.config.image_data_format()`.
+        data_format: `"channels_last"` or `"channels_first"`. Defaults to that
+            of the model's input shape, or `keras.config.image_data_format()`
+            where the shape does not tell.
 
     Returns:
         An `Evaluation`.
@@ -149,7 +151,7 @@ def evaluate(
         (0.5, {'cat': 1.0, 'dog': 0.0, 'fox': 0.0})
     """
     _check_arguments(model, data, batch_size, classes, data_format)
-    data_format = data_format or keras.config.image_data_format()
+    data_format = data_format or find_data_format(model)
     names: Sequence[str] | None = getattr(data, "class_names", None)
     if isinstance(data, (str, os.PathLike)):
         x, y, names = _read_source(data, class_names, classes)
@@ -157,6 +159,22 @@ def evaluate(
     names = names if class_names is None else class_names
     labels, views = _predict(model, _batches(data, batch_size), tta, data_format, names)
     return _measure(labels, _probabilities(views), names)
+
+
+def find_data_format(model: keras.Model) -> str:
+    """Returns the data format of the images that a model takes.
+
+    Examples:
+        >>> find_data_format(keras.Sequential([keras.Input((64, 64, 3))]))
+        'channels_last'
+    """
+    shape = getattr(model, "input_shape", None)
+    if isinstance(shape, tuple) and len(shape) == 4:
+        first, last = (channels in (1, 3) for channels in (shape[1], shape[-1]))
+        if first != last:
+            return "channels_first" if first else "channels_last"
+    configured: str = keras.config.image_data_format()
+    return configured
 
 
 def _check_arguments(
@@ -223,10 +241,17 @@ def _batches(data: Any, batch_size: int) -> Iterator[Pair]:
     for batch in data:
         if not isinstance(batch, (tuple, list)) or len(batch) != 2:
             raise ValueError(
-                "`data` must yield pairs (x, y) of images and integer labels. "
-                f"Received: a batch of {type(batch)}"
+                "`data` must yield pairs (x, y) of images and labels. All images count "
+                "alike: leave sample weights out, e.g. by "
+                "`data.map(lambda x, y, weights: (x, y))`. "
+                f"Received: {_describe(batch)}"
             )
         yield _check_pair(*batch)
+
+
+def _describe(batch: Any) -> str:
+    parts = f" of {len(batch)} parts" if isinstance(batch, (tuple, list, dict)) else ""
+    return f"a batch of {type(batch)}{parts}"
 
 
 def _is_infinite(data: Any) -> bool:
@@ -238,18 +263,45 @@ def _is_infinite(data: Any) -> bool:
 
 
 def _check_pair(x: Tensor, y: Tensor) -> Pair:
-    x, y = keras.ops.convert_to_numpy(x), keras.ops.convert_to_numpy(y)
-    if y.ndim != 1 or x.ndim < 1 or len(x) != len(y):
+    if isinstance(x, tuple):  # not a list, as a batch of images may be one
         raise ValueError(
-            "`data` must hold as many labels y of shape (N,) as images x of shape "
-            f"(N, H, W, C). Received: x.shape={x.shape}, y.shape={y.shape}"
+            "`data` must be one pair (x, y): of what `load_data` returns, the first "
+            "are the training images, the second the others. "
+            "Received: data with a tuple in place of images"
         )
-    if y.size and y.dtype.kind not in "iu":
+    x, y = keras.ops.convert_to_numpy(x), keras.ops.convert_to_numpy(y)
+    if y.ndim == 2 and y.shape[1] == 1:
+        y = y[:, 0]
+    if y.ndim not in (1, 2) or x.ndim < 1 or len(x) != len(y):
+        raise ValueError(
+            "`data` must hold as many labels y of shape (N,), (N, 1) or one-hot (N, C) "
+            "as images x of shape (N, H, W, C); call `.batch(128)` of a Dataset of "
+            f"single images. Received: x.shape={x.shape}, y.shape={y.shape}"
+        )
+    if y.size and y.ndim == 1 and y.dtype.kind not in "iu":
         raise ValueError(
             "`data` must hold integer labels y. Convert them with "
             f"`y.astype('int64')`. Received: y.dtype={y.dtype}"
         )
     return x, y
+
+
+def _class_numbers(y: NDArray[Any], count: int) -> Labels:
+    """Returns labels as class numbers, also if they are one-hot."""
+    if y.ndim == 2:
+        if y.shape[1] != count:
+            raise ValueError(
+                f"`data` must hold one-hot labels of {count} columns, as the model has "
+                f"{count} outputs. Received: y.shape={y.shape}"
+            )
+        if not ((y == 0) | (y == 1)).all() or (y.sum(axis=1) != 1).any():
+            raise ValueError(
+                "`data` must hold labels with one true class per image: a single 1 in "
+                "each one-hot row. For soft labels pass `y.argmax(axis=-1)`. "
+                f"Received: y[0]={y[0].tolist()}"
+            )
+        y = y.argmax(axis=-1)
+    return y.astype("int64")
 
 
 def _predict(
@@ -266,8 +318,8 @@ def _predict(
         if not len(x):
             continue
         _check_images(model, x, tta)
-        labels.append(y.astype("int64"))
         outputs[0].append(_outputs(model, x))
+        labels.append(_class_numbers(y, outputs[0][-1].shape[1]))
         _check_classes(labels[-1], outputs[0][-1].shape[1], class_names)
         if tta:
             width_axis = -2 if data_format == "channels_last" else -1

@@ -17,7 +17,7 @@ from keras_tinyalex.callbacks import (
     TensorBoardScalars,
 )
 from keras_tinyalex.datasets.batches import Batches, LabelledArrays
-from keras_tinyalex.machine import keep_freed_memory
+from keras_tinyalex.machine import channels_last, keep_freed_memory
 from keras_tinyalex.progress import Progress
 from keras_tinyalex.recipes import Recipe
 from keras_tinyalex.runs import HISTORY_FILE
@@ -40,6 +40,7 @@ class ResumableFit:
         initial_epoch: Number of epochs that are done.
     """
 
+    @channels_last()
     def __init__(
         self,
         recipe: Recipe,
@@ -121,6 +122,7 @@ def make_batches(
     return batches, Batches(val_data, 128, shuffle=False, one_hot=recipe.soft_labels)
 
 
+@channels_last()
 def fit(
     model: keras.Model,
     recipe: Recipe,

@@ -6,6 +6,7 @@ process first.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import os
@@ -13,6 +14,7 @@ import platform
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +46,29 @@ def load_keras() -> None:
         finally:
             os.dup2(stderr, 2)
             os.close(stderr)
+
+
+@contextlib.contextmanager
+def channels_last() -> Iterator[None]:
+    """Lets Keras make layers for channels last, as images are here.
+
+    Keras' configuration may say `"image_data_format": "channels_first"`. Layers
+    keep the format that they were made with.
+
+    Examples:
+        >>> import keras
+        >>> with channels_last():
+        ...     keras.config.image_data_format()
+        'channels_last'
+    """
+    import keras
+
+    configured = keras.config.image_data_format()
+    keras.config.set_image_data_format("channels_last")
+    try:
+        yield
+    finally:
+        keras.config.set_image_data_format(configured)
 
 
 def environment() -> dict[str, Any]:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+from collections import ChainMap
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,7 +50,8 @@ class Recipe:
         initialization: `"glorot"` (Keras' default), `"he"` or `"whitening"`;
             see `keras_tinyalex.building.initialize`.
         dropout: Dropout rate after both hidden dense layers, in [0, 1).
-        augmentation: Name from `keras_tinyalex.augmentation`, or `None`.
+        augmentation: Name from `keras_tinyalex.augmentation.AUGMENTATIONS`, to
+            which you may add functions of your own, or `None`.
         mixing: `"mixup"`, `"cutmix"`, `"mixup_cutmix"` or `None`; see
             `keras_tinyalex.augmentation`.
         mixing_probability: Fraction of the batches that are mixed, in (0, 1].
@@ -67,6 +71,9 @@ class Recipe:
     Examples:
         >>> dataclasses.replace(BASELINE, epochs=2).epochs
         2
+
+    Raises:
+        ValueError: If a field is not as above.
     """
 
     name: str
@@ -100,11 +107,15 @@ class Recipe:
     dtype: str = "float32"
 
     def __post_init__(self) -> None:
+        self._check_texts()
         for field, known in _CHOICES.items():
             check_choice(field, getattr(self, field), known)
-        for field in ("epochs", "batch_size", "fc1_units", "fc2_units"):
-            check_integer(field, getattr(self, field))
-        check_number("learning_rate", self.learning_rate, above=0)
+        # Built-in types: those of NumPy are not JSON.
+        for field, minimum in _INTEGERS.items():
+            self._set(field, check_integer(field, getattr(self, field), minimum))
+        for field, bounds in _NUMBERS.items():
+            self._set(field, check_number(field, getattr(self, field), **bounds))
+        self._set("folded_batch_norm", bool(self.folded_batch_norm))
         if not 0 < self.mixing_probability <= 1:
             raise ValueError(
                 "`mixing_probability` must be in (0, 1]; to mix nothing, set "
@@ -118,19 +129,50 @@ class Recipe:
                 f"half_size_epochs={self.half_size_epochs}, "
                 f"ema_momentum={self.ema_momentum}"
             )
-        if self.dtype not in DTYPES:
+
+    def _set(self, field: str, value: Any) -> None:
+        object.__setattr__(self, field, value)
+
+    def _check_texts(self) -> None:
+        for field in ("name", "description"):
+            value = getattr(self, field)
+            if not isinstance(value, str):
+                raise ValueError(
+                    f"`{field}` must be a string. Received: {field}={value!r}"
+                )
+        if not self.name or "\0" in self.name or Path(self.name).name != self.name:
+            raise ValueError(
+                "`name` must be a file name, since run folders are named by it. "
+                f"Received: name={self.name!r}"
+            )
+        if callable(self.augmentation):
+            raise ValueError(
+                "`augmentation` must be a name, as a recipe is written as JSON. Add a "
+                "function under a name of yours: "
+                "`keras_tinyalex.augmentation.AUGMENTATIONS[name] = function`. "
+                f"Received: augmentation={self.augmentation!r}"
+            )
+        if not isinstance(self.dtype, str) or self.dtype not in DTYPES:
             self._check_dtype()
 
     def _check_dtype(self) -> None:
         import keras
 
         try:
-            keras.dtype_policies.get(self.dtype)
-        except ValueError as error:
+            policy = keras.dtype_policies.get(self.dtype)
+        except (TypeError, ValueError):
+            policy = None
+        # Not a quantized policy, nor that of integers.
+        if (
+            not isinstance(self.dtype, str)
+            or type(policy) is not keras.DTypePolicy
+            or not keras.backend.is_float_dtype(policy.compute_dtype)
+        ):
             raise ValueError(
-                "`dtype` must be 'auto' or a Keras dtype policy, e.g. 'float32' or "
-                f"'mixed_bfloat16'. Received: dtype={self.dtype!r}"
-            ) from error
+                "`dtype` must be 'auto' or the name of a Keras dtype policy of floats, "
+                "e.g. 'float32' or 'mixed_bfloat16'. "
+                f"Received: dtype={self.dtype!r}"
+            )
 
     @property
     def soft_labels(self) -> bool:
@@ -151,6 +193,7 @@ class Recipe:
             >>> Recipe("half", epochs=30, half_size_epochs=20).over(3).half_size_epochs
             2
         """
+        epochs = check_integer("epochs", epochs)
         return dataclasses.replace(
             self,
             epochs=epochs,
@@ -167,11 +210,39 @@ class Recipe:
         write_json(Path(path), self.as_dict())
 
 
-_CHOICES: dict[str, tuple[str | None, ...]] = {
+# What each field may be, beside the texts: its values, or its range.
+_CHOICES: dict[str, Collection[Any]] = {
     "optimizer": ("sgd", "adamw", "muon"),
     "schedule": ("constant", "cosine"),
+    "normalization": ("lrn", "batch", None),
     "initialization": ("glorot", "he", "whitening"),
-    "mixing": (None, *augmentation.MIXINGS),
+    "augmentation": ChainMap({None: None}, augmentation.AUGMENTATIONS),
+    "mixing": ChainMap({None: None}, augmentation.MIXINGS),
+    "folded_batch_norm": (False, True),
+}
+_INTEGERS = {
+    "epochs": 1,
+    "batch_size": 1,
+    "lrn_depth_radius": 0,
+    "fc1_units": 1,
+    "fc2_units": 1,
+    "unmixed_epochs": 0,
+    "half_size_epochs": 0,
+}
+_FRACTION: dict[str, float] = {"minimum": 0, "below": 1}
+_NUMBERS: dict[str, dict[str, float]] = {
+    "learning_rate": {"above": 0},
+    "momentum": _FRACTION,
+    "weight_decay": {"minimum": 0},
+    "warmup_epochs": {"minimum": 0},
+    "width_multiplier": {"above": 0},
+    "lrn_bias": {"above": 0},
+    "lrn_alpha": {"minimum": 0},
+    "lrn_beta": {},
+    "dropout": _FRACTION,
+    "mixing_probability": {},
+    "label_smoothing": _FRACTION,
+    "ema_momentum": _FRACTION,
 }
 
 # Outcomes are top-1 accuracies on the 1,000 official val images of the first 20 classes
@@ -264,9 +335,10 @@ def get(name: PathLike | Recipe) -> Recipe:
     """
     if isinstance(name, Recipe):
         return name
-    if Path(name).suffix == ".json":
+    is_path = isinstance(name, str | os.PathLike)
+    if is_path and Path(name).suffix == ".json":
         return load(name)
-    if name not in RECIPES:
+    if not is_path or name not in RECIPES:
         raise ValueError(
             f"`recipe` must be one of {sorted(RECIPES)}, a .json file or a Recipe. "
             f"Received: recipe={name!r}"
@@ -294,13 +366,22 @@ def load(path: PathLike) -> Recipe:
         >>> load("mine.json") == BASELINE
         True
     """
+    content = Path(path).read_bytes()  # from which `json` tells UTF-8 and UTF-16
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-        if not isinstance(content, dict):
-            raise TypeError(f"it holds a {type(content).__name__}, not an object")
-        return Recipe(**{"name": Path(path).stem, **content})
-    except (TypeError, ValueError) as error:
+        values = json.loads(content, object_pairs_hook=_unique)
+        if not isinstance(values, dict):
+            raise TypeError(f"it holds a {type(values).__name__}, not an object")
+        return Recipe(**{"name": Path(path).stem, **values})
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
         fields = ", ".join(field.name for field in dataclasses.fields(Recipe))
         raise ValueError(
             f"{path} must be a JSON object with fields of a recipe ({fields}): {error}"
         ) from error
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = [field for field, _ in pairs]
+    twice = {field for field in fields if fields.count(field) > 1}
+    if twice:
+        raise ValueError(f"it has more than once: {str(sorted(twice))[1:-1]}")
+    return dict(pairs)

@@ -6,9 +6,10 @@ import csv
 import dataclasses
 import hashlib
 import json
+import reprlib
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,6 +65,8 @@ class Run:
         class_names: Class names (wnids) in label order.
         history: Values by epoch, as lists under their names.
         metrics: Results, as in `metrics.json`.
+        already_finished: Whether it was trained before: `train` has only read
+            its folder.
     """
 
     path: Path
@@ -71,6 +74,7 @@ class Run:
     class_names: tuple[str, ...]
     history: dict[str, list[float]]
     metrics: dict[str, Any]
+    already_finished: bool = False
 
 
 def read(path: PathLike) -> Run:
@@ -101,10 +105,13 @@ def read(path: PathLike) -> Run:
         )
     model, class_names = load_model(folder / "model.keras")
     with (folder / HISTORY_FILE).open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    history = {name: [float(row[name]) for row in rows] for name in rows[0]}
+        rows = csv.DictReader(file)
+        history: dict[str, list[float]] = {name: [] for name in rows.fieldnames or ()}
+        for row in rows:
+            for name, values in history.items():
+                values.append(float(row[name]))
     metrics = json.loads((folder / METRICS_FILE).read_text(encoding="utf-8"))
-    return Run(folder, model, class_names or (), history, metrics)
+    return Run(folder, model, class_names or (), history, metrics, True)
 
 
 def claim(folder: Path, kind: Kind) -> None:
@@ -126,7 +133,14 @@ def claim(folder: Path, kind: Kind) -> None:
                 f"{kind.name}; this one holds other files. "
                 f"Received: output={str(folder)!r}"
             )
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(
+            error.errno,
+            f"`output` must be a folder that can be made ({error.strerror}). Choose "
+            f"another. Received: output={str(folder)!r}",
+        ) from None
 
 
 def lock(folder: Path) -> AbstractContextManager[None]:
@@ -176,12 +190,40 @@ def require_same(folder: Path, kind: Kind, config: Mapping[str, Any]) -> None:
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{file} is damaged ({error}); {kind.cure}.") from None
     if fingerprint != config["fingerprint"]:
-        changed = [k for k in config if k != "fingerprint" and old.get(k) != config[k]]
+        changed = [k for k in {**old, **config} if old.get(k) != config.get(k)]
+        changed.remove("fingerprint")
+        if "data" in changed and not any(k.endswith("_sha256") for k in changed):
+            changed.remove("data")  # the same images in another place
+        parts = ({k: c.get(k) for k in changed} for c in (old, config))
         raise ValueError(
             f"`output` holds another {kind.name} ({fingerprint}) than the one asked "
-            f"for ({config['fingerprint']}): {', '.join(changed)} differ; {kind.cure}. "
+            f"for ({config['fingerprint']}): {', '.join(changed)} differ "
+            f"({'; '.join(_differences(*parts))}); {kind.cure}. "
             f"Received: output={str(folder)!r}"
         )
+
+
+def _differences(
+    old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
+) -> Iterator[str]:
+    """Yields each value that differs, as it is in the folder and as asked for."""
+    for field in {**old, **new}:
+        there, asked = old.get(field), new.get(field)
+        if there == asked:
+            continue
+        if isinstance(there, dict) and isinstance(asked, dict):
+            yield from _differences(there, asked, f"{prefix}{field}.")
+            continue
+        if isinstance(there, list) and isinstance(asked, list):
+            # Of a long list only what the other has not.
+            there, asked = (
+                [value for value in there if value not in asked],
+                [value for value in asked if value not in there],
+            )
+            if not there and not asked:
+                there, asked = "one order", "another"
+        shown = f"{reprlib.repr(there)} in the folder, {reprlib.repr(asked)} asked for"
+        yield f"{prefix}{field}: {shown}"
 
 
 def with_fingerprint(data: object, decisive: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 import time
+from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +23,7 @@ from keras_tinyalex.datasets.source import LeftOut, Source
 from keras_tinyalex.evaluation import Evaluation, evaluate
 from keras_tinyalex.files import write_json
 from keras_tinyalex.fitting import ResumableFit
+from keras_tinyalex.outputs import optional, try_outputs
 from keras_tinyalex.recipes import Recipe
 from keras_tinyalex.runs import Run
 
@@ -52,7 +54,11 @@ def train(
     and `plots/`. A checkpoint is written after each epoch. Called again with
     the same arguments, a stopped training resumes from the last checkpoint,
     with the same result as an uninterrupted one, and a finished run is
-    returned.
+    returned as it is, with `already_finished`.
+
+    What can fail at the end is tried before the first epoch: disk space, class
+    names in files, figures. Where `model.h5` or the plots cannot be written, a
+    line on standard error and `not_written` in `metrics.json` say why.
 
     Global seeds are not changed. On Linux, the process keeps freed memory until
     it ends, see `machine.keep_freed_memory`.
@@ -88,7 +94,8 @@ def train(
         ValueError: If an argument is out of its range, an image cannot be
             decoded, or `output` holds another run or other files.
         OSError: If the disk is full, which leaves the checkpoints as they
-            are, or another process is training into `output`.
+            are, `output` cannot be written, or another process is training
+            into it.
         FloatingPointError: If the loss or a weight is no longer finite. The last
             finite checkpoint stays.
 
@@ -118,7 +125,10 @@ def train(
             runs.clear(folder)
         runs.begin(folder, runs.RUN, config, recipe.dtype)
         if (folder / runs.METRICS_FILE).exists():
-            return runs.read(folder)
+            run = runs.read(folder)
+            if progress:
+                _report_finished(run)
+            return run
         return _train(recipe, seed, folder, splits, progress, started)
 
 
@@ -136,15 +146,20 @@ def _train(
     done, history = fit.initial_epoch, fit.history
     if progress:
         _report_start(folder, done, recipe.epochs)
-    fit.run(recipe.epochs, folder / "tensorboard", progress)
-    model = fold_batch_norm(fit.model, recipe, splits.train.images, seed)
     class_names = splits.train.class_names
+    try_outputs(folder, fit.model, class_names, splits.words)
+    fit.run(recipe.epochs, folder / "tensorboard", progress)
+    with machine.channels_last():
+        model = fold_batch_norm(fit.model, recipe, splits.train.images, seed)
     evaluation = evaluate(
         model, (splits.val.images, splits.val.labels), class_names=class_names
     )
     save_model(model, folder / "model.keras", class_names)
-    save_model(model, folder / "model.h5", class_names)
-    _write_plots(folder, splits, history, evaluation)
+    not_written: list[str] = []
+    with optional("model.h5", not_written):
+        save_model(model, folder / "model.h5", class_names)
+    with optional("plots", not_written):
+        _write_plots(folder, splits, history, evaluation)
     earlier = sum(history.rows["seconds"][:done])
     metrics = {
         **_results(evaluation),
@@ -157,6 +172,7 @@ def _train(
         "n_train": len(splits.train.labels),
         "left_out": splits.left_out,
         "run": str(folder),
+        "not_written": not_written,
     }
     # Written last: its presence says that the run is complete.
     write_json(folder / runs.METRICS_FILE, metrics)
@@ -172,6 +188,16 @@ def _report_start(folder: Path, done: int, epochs: int) -> None:
             "TF_ENABLE_ONEDNN_OPTS=1 before the import to use it",
             file=sys.stderr,
         )
+
+
+def _report_finished(run: Run) -> None:
+    written = (run.path / runs.METRICS_FILE).stat().st_mtime
+    date = datetime.fromtimestamp(written).strftime("%Y-%m-%d %H:%M")
+    print(
+        f"{run.path} is finished; this is its result of {date}. resume=False "
+        "(--no-resume) trains it again",
+        file=sys.stderr,
+    )
 
 
 def _adjusted(

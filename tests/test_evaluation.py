@@ -22,6 +22,7 @@ PROBABILITIES = np.array(
     "float32",
 )
 LABELS = np.array([0, 1, 2, 0, 1])
+ONE_HOT = np.eye(4)[LABELS]
 
 
 def identity(*shape, activation="linear"):
@@ -155,6 +156,40 @@ def test_batch_size_does_not_change_the_numbers(batch_size):
     assert result.as_dict() == whole.as_dict()
 
 
+@pytest.mark.parametrize(
+    "labels",
+    [
+        LABELS[:, None].astype("uint8"),  # as of `keras.datasets.cifar10`
+        ONE_HOT,
+        ONE_HOT.astype(bool),
+        keras.ops.convert_to_tensor(ONE_HOT, "float32"),
+        keras.ops.convert_to_tensor(LABELS[:, None], "int32"),
+    ],
+)
+def test_labels_in_a_column_or_one_hot(labels):
+    whole = evaluate(identity(4), (PROBABILITIES, LABELS))
+
+    generator = ((PROBABILITIES[i : i + 3], labels[i : i + 3]) for i in (0, 3))
+    for data in (PROBABILITIES, labels), generator:
+        result = evaluate(identity(4), data, batch_size=2)
+        assert result.as_dict() == whole.as_dict()
+        np.testing.assert_array_equal(result.labels, LABELS)
+
+
+@pytest.mark.parametrize("configured", ["channels_first", "channels_last"])
+def test_data_format_is_that_of_the_model(configured):
+    image = np.array([[0.9, 0.1], [0.2, 0.8]], "float32")
+    keras.config.set_image_data_format(configured)
+    try:
+        for data_format, axis in (("channels_last", -1), ("channels_first", 0)):
+            data = np.expand_dims(image, axis)[None], np.array([1])
+            tta = evaluate(top_row(2, data_format), data, tta=True)
+            # As in the test of `tta` above.
+            assert tta.loss == pytest.approx(-math.log((0.1 + 0.9) / 2), rel=1e-6)
+    finally:
+        keras.config.set_image_data_format("channels_last")
+
+
 class Pairs(keras.utils.PyDataset):
     class_names = ("ant", "bee", "cat", "dog")
 
@@ -250,15 +285,28 @@ def test_evaluate_prints_nothing(capfd):
         ),
         (
             (PROBABILITIES, np.eye(5, dtype=int)),
-            r"y of shape \(N,\).*y\.shape=\(5, 5\)",
+            r"one-hot labels of 4 columns.*y\.shape=\(5, 5\)",
         ),
+        ((PROBABILITIES, PROBABILITIES), r"one true class.*argmax.*y\[0\]=\[0\.69"),
+        ((PROBABILITIES, ONE_HOT[:, ::-1] + ONE_HOT), r"one true class per image"),
+        ((PROBABILITIES, LABELS[:, None] / 1), r"integer labels.*y\.dtype=float64"),
+        ((PROBABILITIES, np.full(5, np.nan)), r"integer labels.*y\.dtype=float64"),
+        ((PROBABILITIES, LABELS.astype(str)), r"integer labels.*y\.dtype=<U"),
+        ((PROBABILITIES, LABELS[:, None, None]), r"\(N, 1\).*y\.shape=\(5, 1, 1\)"),
+        ([(PROBABILITIES[0], LABELS[0])], r"`\.batch\(128\)`.*y\.shape=\(\)"),
+        (((PROBABILITIES, LABELS),) * 2, r"what `load_data` returns"),
+        ((PROBABILITIES, LABELS, np.ones(5)), r"leave sample weights out"),
+        ([{"x": 0, "y": 0}], r"pairs \(x, y\).*batch of .*dict'> of 2 parts"),
         ((PROBABILITIES, LABELS / 2), r"integer labels.*y\.dtype=float64"),
         ((PROBABILITIES, LABELS + 2), r"labels from 0 to 3, .*labels from 2 to 4"),
         ((PROBABILITIES, LABELS - 1), r"labels from 0 to 3, .*labels from -1 to 1"),
         ((PROBABILITIES[:0], LABELS[:0]), r"`data` must hold at least one image"),
         ([], r"`data` must hold at least one image"),
         ((PROBABILITIES[:, :3], LABELS), r"input shape \(None, 4\).*x\.shape=\(5, 3\)"),
-        ([(PROBABILITIES, LABELS, LABELS)], r"yield pairs \(x, y\).*batch of .*tuple"),
+        (
+            [(PROBABILITIES, LABELS, LABELS)],
+            r"yield pairs \(x, y\).*leave sample weights out.*tuple'> of 3 parts",
+        ),
         ([PROBABILITIES, LABELS], r"yield pairs \(x, y\).*batch of .*ndarray"),
         (7, r"a tuple \(x, y\) of arrays, .*Received: data=7"),
     ],

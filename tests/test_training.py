@@ -3,15 +3,29 @@
 import csv
 import dataclasses
 import json
+import os
 import random
+from types import SimpleNamespace
 
 import keras
 import numpy as np
 import pytest
 from PIL import Image
 
-from keras_tinyalex import AlexNetMini, machine, recipes, train, training
-from keras_tinyalex.applications import load_model
+from keras_tinyalex import (
+    AlexNetMini,
+    evaluate,
+    fitting,
+    machine,
+    outputs,
+    recipes,
+    runs,
+    train,
+    training,
+)
+from keras_tinyalex.applications import load_model, save_model
+from keras_tinyalex.training import _write_plots
+from keras_tinyalex.visualization import summary
 
 WNIDS = ("n01443537", "n01629819", "n01641577")
 
@@ -71,6 +85,7 @@ def test_metrics_agree_with_the_model(finished):
     assert written["epochs"] == EPOCHS
     assert written["n_train"] == 24
     assert written["n_val"] == 6
+    assert written["not_written"] == []
     assert written["val_accuracy"] == pytest.approx(run.history["val_accuracy"][-1])
     assert written["val_loss"] == pytest.approx(run.history["val_loss"][-1], rel=1e-4)
     # the speed leaves out the first epoch, which compiles
@@ -136,6 +151,126 @@ def test_every_recipe_ends_in_the_plain_network(quick, name):
         run.model.predict(images, verbose=0),
         atol=1e-5,
     )
+
+
+def test_channels_first_in_the_configuration_of_keras(quick, monkeypatch):
+    expected = quick("a", recipe="best", epochs=2).metrics["val_loss"]
+    monkeypatch.setattr(training, "_write_plots", _write_plots)
+    keras.config.set_image_data_format("channels_first")
+    try:
+        run = quick("b", recipe="best", epochs=2)
+        assert keras.config.image_data_format() == "channels_first"
+        evaluation = evaluate(run.model, run.path.parent / "tiny-imagenet-200")
+    finally:
+        keras.config.set_image_data_format("channels_last")
+    assert run.model.input_shape == (None, 64, 64, 3)
+    assert run.metrics["val_loss"] == pytest.approx(expected, rel=1e-4)
+    assert evaluation.loss == pytest.approx(expected, rel=1e-4)
+    assert run.metrics["not_written"] == []
+
+
+def test_a_failed_picture_or_second_format_does_not_take_the_result_along(
+    quick, monkeypatch, capsys
+):
+    def fail(*arguments):
+        raise RuntimeError("latex was not\nfound")
+
+    def only_keras(model, path, class_names):
+        if path.suffix == ".h5":
+            raise ValueError("the names are too long")
+        save_model(model, path, class_names)
+
+    monkeypatch.setattr(training, "save_model", only_keras)
+    monkeypatch.setattr(training, "_write_plots", fail)
+    run = quick(epochs=1)
+
+    lines = ["model.h5: the names are too long", "plots: latex was not found"]
+    assert run.metrics["not_written"] == lines
+    assert json.loads((run.path / "metrics.json").read_text()) == run.metrics
+    shown = [line.replace(" cannot be written, all else can", "") for line in lines]
+    assert capsys.readouterr().err.replace(" cannot be written, all else can", "") == (
+        "".join(f"{line}\n" for line in shown)
+    )
+
+
+class StartedError(Exception):
+    """The first epoch would begin."""
+
+
+@pytest.fixture
+def stop_before_training(monkeypatch):
+    """Ends a training before its first epoch."""
+
+    def run(*arguments, **options):
+        raise StartedError
+
+    monkeypatch.setattr(fitting.ResumableFit, "run", run)
+
+
+def test_what_cannot_be_written_is_known_before_the_first_epoch(
+    quick, stop_before_training, monkeypatch, capsys
+):
+    def fail(*arguments):
+        raise RuntimeError("no font")
+
+    def only_keras(model, path, class_names):
+        if path.suffix == ".h5":
+            raise ValueError("the names are too long")
+        save_model(model, path, class_names)
+
+    monkeypatch.setattr(outputs, "save_model", only_keras)
+    monkeypatch.setattr(summary, "plot_names", fail)
+    with pytest.raises(StartedError):
+        quick()
+    assert capsys.readouterr().err == (
+        "model.h5 cannot be written, all else can: the names are too long\n"
+        "plots cannot be written, all else can: no font\n"
+    )
+
+
+def test_names_that_no_file_can_hold_stop_before_the_first_epoch(
+    quick, stop_before_training, monkeypatch, tmp_path
+):
+    def fail(model, path, class_names):
+        path.write_text("a part of it")
+        raise OSError("Cannot save the model")
+
+    monkeypatch.setattr(outputs, "save_model", fail)
+    with pytest.raises(OSError, match="Cannot save the model"):
+        quick()
+    names = {path.name for path in (tmp_path / "run").iterdir()}
+    assert names == {"config.json", "environment.json"}
+
+
+def test_disk_space_is_required_before_the_first_epoch(
+    quick, stop_before_training, monkeypatch
+):
+    # Of the network at a sixteenth of its width; five files, and 1 MiB for others.
+    parameters = AlexNetMini(num_classes=3, width_multiplier=1 / 16).count_params()
+    needed = 5 * 4 * parameters + (1 << 20)
+    place = SimpleNamespace(free=needed - 1)
+    monkeypatch.setattr(outputs.shutil, "disk_usage", lambda path: place)
+    with pytest.raises(OSError, match=r"`output` must have room .* Received: output="):
+        quick()
+    place.free = needed + 1000  # also for the counters of optimizer and dropout
+    with pytest.raises(StartedError):
+        quick()
+
+
+def test_names_that_are_not_utf_8(quick, monkeypatch):
+    names = (os.fsdecode(b"caf\xe9"), "$x_1$", "lone \ud800")
+
+    def load(*arguments):
+        splits = load_splits(*arguments)
+        renamed = [dataclasses.replace(s, class_names=names) for s in splits[:2]]
+        return training.Splits(*renamed, {})
+
+    load_splits = training.load_splits
+    monkeypatch.setattr(training, "load_splits", load)
+    monkeypatch.setattr(training, "_write_plots", _write_plots)
+    run = quick(epochs=1)
+    assert run.metrics["not_written"] == []
+    assert runs.read(run.path).class_names == names
 
 
 def test_validation_split_holds_training_images_out(quick):

@@ -16,6 +16,7 @@ from keras_tinyalex.visualization.style import (
     DPI,
     PRIMARY_COLOR,
     SECONDARY_COLOR,
+    in_own_style,
     set_panel_title,
 )
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 MIN_TRIALS_FOR_IMPORTANCE = 8
 
 
+@in_own_style
 def plot_search(search: Search | PathLike) -> Figure:
     """Draws the trials of a search and the importance of its hyperparameters.
 

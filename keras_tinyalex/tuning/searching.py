@@ -17,6 +17,7 @@ from keras_tinyalex.aliases import PathLike
 from keras_tinyalex.arguments import check_integer, check_number
 from keras_tinyalex.datasets.classes import Classes
 from keras_tinyalex.files import single_writer, write_json
+from keras_tinyalex.outputs import optional
 from keras_tinyalex.recipes import Recipe
 from keras_tinyalex.training import Splits, load_splits, train
 from keras_tinyalex.tuning import distributed, results, spaces
@@ -147,7 +148,8 @@ def search(
     _raise_failure(trial_oracle)
     found = results.read_search(folder)
     if found.ranking:
-        visualization.save_figures(folder, {"search": plot_search(found)})
+        with optional("search.png"):
+            visualization.save_figures(folder, {"search": plot_search(found)})
     return found
 
 

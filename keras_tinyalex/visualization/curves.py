@@ -13,6 +13,7 @@ from keras_tinyalex.visualization.style import (
     GRID_COLOR,
     PRIMARY_COLOR,
     SECONDARY_COLOR,
+    in_own_style,
     set_panel_title,
 )
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 Curves = dict[str, NDArray[np.float64]]
 
 
+@in_own_style
 def plot_history(
     history: Mapping[str, Sequence[Any]] | keras.callbacks.History,
 ) -> Figure:

@@ -23,6 +23,7 @@ from keras_tinyalex.visualization.style import (
     SECONDARY_COLOR,
     TEXT_COLOR,
     fit_text,
+    in_own_style,
     open_frame,
     short_names,
     text_width,
@@ -39,6 +40,7 @@ MAX_CLASSES_WITH_NUMBERS, MAX_CLASSES_WITH_NAMES = 30, 60
 MAX_NAME_WIDTH = 130  # points
 
 
+@in_own_style
 def plot_confusion_matrix(
     confusion: ArrayLike, class_names: Sequence[str], normalize: bool = True
 ) -> Figure:
@@ -121,6 +123,7 @@ def _write_numbers(axes: Axes, values: NDArray[Any], top: float) -> None:
         axes.text(column, row, number, ha="center", va="center", size=7, color=color)
 
 
+@in_own_style
 def plot_class_accuracy(
     evaluation: Evaluation, class_names: Sequence[str] | None = None
 ) -> Figure:
@@ -198,6 +201,7 @@ def _fitted_names(class_names: Sequence[str]) -> list[str]:
     return [fit_text(name, MAX_NAME_WIDTH, size=8) for name in short_names(class_names)]
 
 
+@in_own_style
 def plot_calibration(evaluation: Evaluation, bins: int = CALIBRATION_BINS) -> Figure:
     """Draws a reliability diagram: accuracy by confidence.
 

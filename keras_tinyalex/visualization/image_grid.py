@@ -129,6 +129,8 @@ def check_labels(
         ValueError: If they are not integers from 0 to `len(class_names) - 1`.
     """
     array = np.asarray(labels)
+    if array.shape == (len(images), 1):  # as in the data sets of Keras
+        array = array[:, 0]
     if array.shape != images.shape[:1] or array.dtype.kind not in "iu":
         raise ValueError(
             f"`{name}` must be one integer per image. Received: "

@@ -22,6 +22,7 @@ from keras_tinyalex.visualization.image_grid import (
 from keras_tinyalex.visualization.style import (
     CORRECT_COLOR,
     INCORRECT_COLOR,
+    in_own_style,
     short_names,
 )
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+@in_own_style
 def plot_samples(
     images: ArrayLike,
     labels: ArrayLike,
@@ -88,6 +90,7 @@ def plot_samples(
     return grid.figure
 
 
+@in_own_style
 def plot_predictions(
     images: ArrayLike,
     labels: ArrayLike,
@@ -172,6 +175,7 @@ def _add_mark(axes: Axes, text: str, color: str) -> None:
     )
 
 
+@in_own_style
 def plot_augmentation(
     images: ArrayLike,
     augmentation: str | Augmentation,

@@ -15,13 +15,14 @@ from keras_tinyalex.visualization.image_grid import (
     check_images,
     check_labels,
 )
-from keras_tinyalex.visualization.style import short_names
+from keras_tinyalex.visualization.style import in_own_style, short_names
 
 if TYPE_CHECKING:
     import keras
     from matplotlib.figure import Figure
 
 
+@in_own_style
 def plot_filters(
     model: keras.Model, layer: str | None = None, columns: int = 8
 ) -> Figure:
@@ -70,6 +71,7 @@ def plot_filters(
     return grid.figure
 
 
+@in_own_style
 def plot_gradcam(
     model: keras.Model,
     images: ArrayLike,
@@ -113,13 +115,12 @@ def plot_gradcam(
         >>> [axes.get_title() for axes in figure.axes[::2]]
         ['cat', 'dog', 'dog']
     """
-    import keras
-
+    from keras_tinyalex.evaluation import find_data_format
     from keras_tinyalex.gradcam import gradcam
 
     columns = check_integer("columns", columns)
     pixels, scale = check_images(images)
-    channels_first = keras.config.image_data_format() == "channels_first"
+    channels_first = find_data_format(model) == "channels_first"
     x = np.moveaxis(pixels, -1, 1) if channels_first else pixels
     if classes is None:
         classes = np.argmax(model.predict_on_batch(x), axis=-1)

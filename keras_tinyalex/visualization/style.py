@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import bisect
+import contextlib
+import functools
 from collections import Counter
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, ParamSpec
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 DPI = 150
 
@@ -17,6 +21,47 @@ PRIMARY_COLOR, SECONDARY_COLOR = "#0b63b0", "#8b95a1"
 CORRECT_COLOR, INCORRECT_COLOR = "#00694e", "#d1380f"
 TEXT_COLOR, FAINT_TEXT_COLOR = "#1c2733", "#c3cbd5"
 FRAME_COLOR, GRID_COLOR = "#c8ced6", "#e4e8ed"
+
+
+P = ParamSpec("P")
+
+
+def in_own_style(plot: Callable[P, Figure]) -> Callable[P, Figure]:
+    """Lets a function draw its figure in `own_style`."""
+
+    @functools.wraps(plot)
+    def draw(*args: P.args, **kwargs: P.kwargs) -> Figure:
+        import matplotlib
+
+        usetex = matplotlib.rcParams["text.usetex"]
+        with own_style():
+            figure = plot(*args, **kwargs)
+            if usetex:
+                # Or the ticks would be made, for LaTeX, when the figure is drawn.
+                for axes in figure.axes:
+                    for axis in (axes.xaxis, axes.yaxis):
+                        axis.get_major_ticks()
+        return figure
+
+    return draw
+
+
+@contextlib.contextmanager
+def own_style() -> Iterator[None]:
+    """Sets matplotlib's defaults for a while, except the fonts.
+
+    Users' settings could break a figure: `text.usetex` needs LaTeX, and
+    `image.origin` turns images upside down. Fonts may be there for the letters of
+    class names.
+    """
+    import matplotlib
+    import matplotlib.style
+
+    families = ("family", "sans-serif", "serif", "monospace")
+    fonts = {f"font.{key}": matplotlib.rcParams[f"font.{key}"] for key in families}
+    with matplotlib.style.context("default"):
+        matplotlib.rcParams.update(fonts)
+        yield
 
 
 def set_panel_title(axes: Axes, title: str) -> None:
@@ -37,11 +82,15 @@ def short_names(class_names: Sequence[str]) -> list[str]:
         >>> short_names(["crane", "crane, machine", "sea slug, nudibranch"])
         ['crane', 'crane, machine', 'sea slug']
     """
-    first = [str(name).split(",")[0].strip() for name in class_names]
+    # The name of a folder need not be UTF-8, but fonts have no other letters.
+    names = [
+        str(name).encode("utf-8", "backslashreplace").decode() for name in class_names
+    ]
+    first = [name.split(",")[0].strip() for name in names]
     counts = Counter(first)
     return [
-        short if counts[short] == 1 else str(name)
-        for short, name in zip(first, class_names, strict=True)
+        short if counts[short] == 1 else name
+        for short, name in zip(first, names, strict=True)
     ]
 
 
@@ -69,10 +118,13 @@ def fit_text(text: str, width: float, size: float, lines: int = 1) -> str:
             if text_width(line, size) <= width:
                 rest = " ".join(words[end:])
                 return f"{line}\n{fit_text(rest, width, size, lines - 1)}"
-    end = len(text)
-    while end > 1 and text_width(text[:end].rstrip() + "…", size) > width:
-        end -= 1
-    return text[:end].rstrip() + "…"
+
+    def cut(end: int) -> str:
+        return text[:end].rstrip() + "…"
+
+    ends = range(2, len(text) + 1)
+    fitting = bisect.bisect(ends, width, key=lambda end: text_width(cut(end), size))
+    return cut(1 + fitting)
 
 
 def text_width(text: str, size: float) -> float:

@@ -14,6 +14,13 @@ from keras_tinyalex.visualization.evaluation import (
     plot_confusion_matrix,
 )
 from keras_tinyalex.visualization.images import plot_predictions, plot_samples
+from keras_tinyalex.visualization.style import (
+    DPI,
+    fit_text,
+    in_own_style,
+    own_style,
+    short_names,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -81,6 +88,18 @@ def plot_evaluation(
     }
 
 
+@in_own_style
+def plot_names(names: Sequence[str]) -> Figure:
+    """Draws names over each other, to try whether figures of them can be drawn."""
+    from matplotlib.figure import Figure
+
+    figure = Figure((1, 1), DPI)
+    for name in short_names(names):
+        text = fit_text(name, width=72, size=8, lines=2)
+        figure.text(0, 0, text, size=8, parse_math=False)
+    return figure
+
+
 def save_figures(folder: PathLike, figures: Mapping[str, Figure]) -> None:
     """Writes each figure to `<name>.png` in a folder.
 
@@ -96,5 +115,6 @@ def save_figures(folder: PathLike, figures: Mapping[str, Figure]) -> None:
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    for name, figure in figures.items():
-        figure.savefig(folder / f"{name}.png")
+    with own_style():
+        for name, figure in figures.items():
+            figure.savefig(folder / f"{name}.png")
