@@ -6,7 +6,7 @@ import dataclasses
 import importlib
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -118,31 +118,24 @@ def export(
     """
     path = Path(path)
     chosen = _check_arguments(path, format, verify)
-    if not isinstance(model, keras.Model):
-        model, stored = load_model(model)
-        class_names = class_names or stored
-    names = tuple(class_names) if class_names is not None else None
-    if names is not None and len(names) != model.output_shape[-1]:
-        raise ValueError(
-            f"`class_names` must be {model.output_shape[-1]} names, one for each class "
-            f"of the model. Received: len(class_names)={len(names)}"
-        )
-    model = _in_float32(model)
-    images = _random_images(model)
-    expected = model.predict(images, verbose=0)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".export-", dir=path.parent) as folder:
+    with _folder_beside(path) as folder:
+        if not isinstance(model, keras.Model):
+            model, stored = load_model(model)
+            class_names = class_names or stored
+        names = tuple(class_names) if class_names is not None else None
+        if names is not None and len(names) != model.output_shape[-1]:
+            raise ValueError(
+                f"`class_names` must be {model.output_shape[-1]} names, one for each "
+                f"class of the model. Received: len(class_names)={len(names)}"
+            )
+        model = _in_float32(model)
+        images = _random_images(model)
+        expected = model.predict(images, verbose=0)  # Keras exports what was called
         # Some converters require the suffix.
         exported = Path(folder, "model" + chosen.suffix)
         model.export(str(exported), format=chosen.keras_name, verbose=False)
-        difference = None
-        if verify:
-            difference = float(np.abs(chosen.run(exported, images) - expected).max())
-            if not difference <= TOLERANCE:
-                raise ValueError(
-                    f"The exported {format} model differs from Keras by "
-                    f"{difference:.2g}, more than {TOLERANCE}; nothing was written."
-                )
+        scores = chosen.run(exported, images) if verify else None
+        difference = None if scores is None else _difference(format, scores, expected)
         size = _publish(exported, path, names)
     return Export(path, format, size, names, difference)
 
@@ -168,28 +161,59 @@ def _check_arguments(path: Path, format: str, verify: bool) -> Format:
             f"Received: path={str(path)!r}"
         )
     needed = chosen.packages if verify else chosen.packages[:1]
-    for package in needed:
+    for package in (*needed, *EXPORTERS.get((format, backend), ())):
         try:
             importlib.import_module(package)
         except ImportError as error:
             raise ImportError(
                 f"`format` {format!r} needs the package {package}: "
-                f'pip install "keras-tinyalex[export]" ({error})'
+                f'pip install "keras-tinyalex[export]" {package} ({error})'
             ) from error
     return chosen
 
 
+def _folder_beside(path: Path) -> tempfile.TemporaryDirectory[str]:
+    """Returns a temporary folder on the disk of `path`."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return tempfile.TemporaryDirectory(prefix=".export-", dir=path.parent)
+    except OSError as error:
+        raise OSError(
+            error.errno,
+            f"`path` must be in a folder that can be written ({error.strerror}). "
+            f"Choose another. Received: path={str(path)!r}",
+        ) from None
+
+
 def _in_float32(model: keras.Model) -> keras.Model:
     """Returns the model, or a float32 copy if a layer has another dtype policy."""
-    if all(layer.dtype_policy.name == "float32" for layer in model.layers):
+    if all(layer.dtype_policy.name == "float32" for layer in _all_layers(model)):
         return model
 
     def copy(layer: keras.layers.Layer) -> keras.layers.Layer:
         return type(layer).from_config({**layer.get_config(), "dtype": "float32"})
 
-    single = keras.models.clone_model(model, clone_function=copy)
+    single = keras.models.clone_model(model, clone_function=copy, recursive=True)
     single.set_weights(model.get_weights())
     return single
+
+
+def _all_layers(model: Any) -> Iterator[keras.layers.Layer]:
+    """Yields the layers of a model, and of the models inside it."""
+    for layer in getattr(model, "layers", ()):
+        yield layer
+        yield from _all_layers(layer)
+
+
+def _difference(format: str, scores: Array, expected: Array) -> float:
+    """Returns the largest difference of scores; refuses more than `TOLERANCE`."""
+    difference = float(np.abs(scores - expected).max())
+    if not difference <= TOLERANCE:
+        raise ValueError(
+            f"The exported {format} model differs from Keras by {difference:.2g}, more "
+            f"than {TOLERANCE}; nothing was written."
+        )
+    return difference
 
 
 def _random_images(model: keras.Model) -> Array:
@@ -204,7 +228,9 @@ def _publish(exported: Path, path: Path, class_names: tuple[str, ...] | None) ->
         moves.insert(0, (exported.with_suffix(".bin"), path.with_suffix(".bin")))
     if class_names is not None:
         labels = exported.with_name("labels.txt")
-        labels.write_text("\n".join(class_names) + "\n", encoding="utf-8")
+        # One per line, and UTF-8 also where the name of a folder is not.
+        lines = [" ".join(name.splitlines()) + "\n" for name in class_names]
+        labels.write_text("".join(lines), encoding="utf-8", errors="backslashreplace")
         moves.insert(0, (labels, path.with_name(path.name + ".labels.txt")))
     for source, destination in moves:
         os.replace(source, destination)
@@ -250,6 +276,13 @@ def _run_saved_model(path: Path, images: Array) -> Array:
     return np.asarray(loaded.serve(images))
 
 
+# What Keras imports to export, by format and backend.
+EXPORTERS = {
+    ("onnx", "tensorflow"): ("tf2onnx",),
+    ("onnx", "torch"): ("onnxscript",),
+    ("openvino", "tensorflow"): ("scipy",),
+    ("openvino", "torch"): ("scipy",),
+}
 FORMATS = {
     "onnx": Format(
         "onnx", ".onnx", ("tensorflow", "torch"), ("onnx", "onnxruntime"), _run_onnx

@@ -1,6 +1,7 @@
 """export(): other runtimes return the scores of Keras, or nothing is written."""
 
 import dataclasses
+import os
 import sys
 
 import keras
@@ -118,6 +119,50 @@ def test_missing_package_says_how_to_install_it(model, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "openvino", None)
     with pytest.raises(ImportError, match=r'pip install "keras-tinyalex\[export\]"'):
         export(model, tmp_path / "m.xml", "openvino")
+
+
+@pytest.mark.parametrize("format", ["onnx", "openvino"])
+def test_packages_that_keras_imports_are_tried_first(format, tmp_path, monkeypatch):
+    (package,) = exporting.EXPORTERS.get((format, keras.backend.backend()), ("",))
+    if not package:
+        pytest.skip(f"{keras.backend.backend()} cannot export {format}")
+    needs(format)
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ImportError, match=rf"needs the package {package}: pip install"):
+        export(tmp_path / "not read.keras", tmp_path / f"m{SUFFIXES[format]}", format)
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_the_model_is_read(tmp_path):
+    needs("openvino")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match=r"`path` must be in a folder that can be written"):
+        export(tmp_path / "not read.keras", tmp_path / "file" / "m.xml", "openvino")
+
+
+def test_class_names_that_are_not_utf_8_or_have_line_breaks(model, tmp_path):
+    needs("openvino")
+    names = [os.fsdecode(b"caf\xe9"), "two\nlines", "\u732b"]
+    export(model, tmp_path / "m.xml", "openvino", verify=False, class_names=names)
+    labels = (tmp_path / "m.xml.labels.txt").read_text(encoding="utf-8")
+    assert labels == "caf\\udce9\ntwo lines\n\u732b\n"
+
+
+def test_a_half_precision_model_inside_another_one_is_exported_in_float32(tmp_path):
+    needs("openvino")
+    half = keras.Sequential(
+        [
+            keras.Input((8, 8, 1), dtype="float32"),
+            keras.layers.Conv2D(2, 3, dtype="mixed_bfloat16"),
+            keras.layers.GlobalAveragePooling2D(dtype="mixed_bfloat16"),
+        ]
+    )
+    inputs = keras.Input((8, 8, 1))
+    model = keras.Model(inputs, keras.layers.Rescaling(1 / 255)(half(inputs)))
+    result = export(model, tmp_path / "m.xml", "openvino", class_names=["a", "b"])
+    assert result.max_difference <= exporting.TOLERANCE
+    single = exporting._in_float32(model)
+    for one, other in zip(single.get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_the_package_offers_the_function():
