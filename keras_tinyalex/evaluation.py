@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -13,6 +13,13 @@ from numpy.typing import NDArray
 
 from keras_tinyalex.aliases import Labels, PathLike, Tensor
 from keras_tinyalex.arguments import check_choice, check_integer
+from keras_tinyalex.labelled_data import (
+    Pair,
+    batches,
+    class_numbers,
+    find_data_format,
+    read_source,
+)
 from keras_tinyalex.metrics import (
     calibration_curve,
     expected_calibration_error,
@@ -33,7 +40,6 @@ __all__ = [
 TOP_K = 5
 MIN_PROBABILITY = 1e-7
 
-Pair: TypeAlias = tuple[NDArray[Any], NDArray[Any]]
 Probabilities: TypeAlias = NDArray[np.float64]
 
 
@@ -154,27 +160,11 @@ def evaluate(
     data_format = data_format or find_data_format(model)
     names: Sequence[str] | None = getattr(data, "class_names", None)
     if isinstance(data, (str, os.PathLike)):
-        x, y, names = _read_source(data, class_names, classes)
+        x, y, names = read_source(data, class_names, classes)
         data = (np.moveaxis(x, -1, 1) if data_format == "channels_first" else x, y)
     names = names if class_names is None else class_names
-    labels, views = _predict(model, _batches(data, batch_size), tta, data_format, names)
+    labels, views = _predict(model, batches(data, batch_size), tta, data_format, names)
     return _measure(labels, _probabilities(views), names)
-
-
-def find_data_format(model: keras.Model) -> str:
-    """Returns the data format of the images that a model takes.
-
-    Examples:
-        >>> find_data_format(keras.Sequential([keras.Input((64, 64, 3))]))
-        'channels_last'
-    """
-    shape = getattr(model, "input_shape", None)
-    if isinstance(shape, tuple) and len(shape) == 4:
-        first, last = (channels in (1, 3) for channels in (shape[1], shape[-1]))
-        if first != last:
-            return "channels_first" if first else "channels_last"
-    configured: str = keras.config.image_data_format()
-    return configured
 
 
 def _check_arguments(
@@ -196,117 +186,9 @@ def _check_arguments(
         )
 
 
-def _read_source(
-    source: PathLike, class_names: Sequence[str] | None, classes: Classes
-) -> tuple[NDArray[Any], NDArray[Any], tuple[str, ...]]:
-    """Returns the val images, their labels, and the class names."""
-    from keras_tinyalex.datasets.layout import open_source
-    from keras_tinyalex.datasets.reading import read_split
-
-    opened = open_source(source)
-    if "val" not in opened.images:
-        raise ValueError(
-            "`data` must be a source with val images. Evaluate training images as "
-            "arrays: `evaluate(model, load_data(source)[0])`. "
-            f"Received: data={str(source)!r}"
-        )
-    names = opened.select(class_names if classes is None else classes)
-    # Labels of a source follow the sorted names: another order would mix them up.
-    if (
-        classes is None
-        and class_names is not None
-        and names != tuple(opened.select([name])[0] for name in class_names)
-    ):
-        raise ValueError(
-            "`class_names` must be in the label order of `data`, that is sorted: "
-            f"{list(names)}. Received: class_names={class_names}"
-        )
-    val = read_split(opened, "val", names)
-    return val.images, val.labels, names
-
-
-def _batches(data: Any, batch_size: int) -> Iterator[Pair]:
-    """Yields `(x, y)` batches of checked NumPy arrays."""
-    if isinstance(data, tuple) and len(data) == 2:
-        x, y = _check_pair(*data)
-        for start in range(0, len(x), batch_size):
-            yield x[start : start + batch_size], y[start : start + batch_size]
-        return
-    if not isinstance(data, Iterable) or _is_infinite(data):
-        raise ValueError(
-            "`data` must be a tuple (x, y) of arrays, a finite iterable of (x, y) "
-            "batches (remove `.repeat()`), or a path. "
-            f"Received: data={data!r}"
-        )
-    for batch in data:
-        if not isinstance(batch, (tuple, list)) or len(batch) != 2:
-            raise ValueError(
-                "`data` must yield pairs (x, y) of images and labels. All images count "
-                "alike: leave sample weights out, e.g. by "
-                "`data.map(lambda x, y, weights: (x, y))`. "
-                f"Received: {_describe(batch)}"
-            )
-        yield _check_pair(*batch)
-
-
-def _describe(batch: Any) -> str:
-    parts = f" of {len(batch)} parts" if isinstance(batch, (tuple, list, dict)) else ""
-    return f"a batch of {type(batch)}{parts}"
-
-
-def _is_infinite(data: Any) -> bool:
-    if isinstance(data, keras.utils.PyDataset):
-        return data.num_batches is None
-    # A `tf.data.Dataset` returns -1; duck typing avoids importing TensorFlow.
-    cardinality = getattr(data, "cardinality", None)
-    return callable(cardinality) and int(cardinality()) == -1
-
-
-def _check_pair(x: Tensor, y: Tensor) -> Pair:
-    if isinstance(x, tuple):  # not a list, as a batch of images may be one
-        raise ValueError(
-            "`data` must be one pair (x, y): of what `load_data` returns, the first "
-            "are the training images, the second the others. "
-            "Received: data with a tuple in place of images"
-        )
-    x, y = keras.ops.convert_to_numpy(x), keras.ops.convert_to_numpy(y)
-    if y.ndim == 2 and y.shape[1] == 1:
-        y = y[:, 0]
-    if y.ndim not in (1, 2) or x.ndim < 1 or len(x) != len(y):
-        raise ValueError(
-            "`data` must hold as many labels y of shape (N,), (N, 1) or one-hot (N, C) "
-            "as images x of shape (N, H, W, C); call `.batch(128)` of a Dataset of "
-            f"single images. Received: x.shape={x.shape}, y.shape={y.shape}"
-        )
-    if y.size and y.ndim == 1 and y.dtype.kind not in "iu":
-        raise ValueError(
-            "`data` must hold integer labels y. Convert them with "
-            f"`y.astype('int64')`. Received: y.dtype={y.dtype}"
-        )
-    return x, y
-
-
-def _class_numbers(y: NDArray[Any], count: int) -> Labels:
-    """Returns labels as class numbers, also if they are one-hot."""
-    if y.ndim == 2:
-        if y.shape[1] != count:
-            raise ValueError(
-                f"`data` must hold one-hot labels of {count} columns, as the model has "
-                f"{count} outputs. Received: y.shape={y.shape}"
-            )
-        if not ((y == 0) | (y == 1)).all() or (y.sum(axis=1) != 1).any():
-            raise ValueError(
-                "`data` must hold labels with one true class per image: a single 1 in "
-                "each one-hot row. For soft labels pass `y.argmax(axis=-1)`. "
-                f"Received: y[0]={y[0].tolist()}"
-            )
-        y = y.argmax(axis=-1)
-    return y.astype("int64")
-
-
 def _predict(
     model: keras.Model,
-    batches: Iterable[Pair],
+    data: Iterable[Pair],
     tta: bool,
     data_format: str,
     class_names: Sequence[str] | None,
@@ -314,12 +196,12 @@ def _predict(
     """Returns the labels and the raw outputs, one array for each view."""
     labels: list[Labels] = []
     outputs: list[list[NDArray[Any]]] = [[], []] if tta else [[]]
-    for x, y in batches:
+    for x, y in data:
         if not len(x):
             continue
         _check_images(model, x, tta)
         outputs[0].append(_outputs(model, x))
-        labels.append(_class_numbers(y, outputs[0][-1].shape[1]))
+        labels.append(class_numbers(y, outputs[0][-1].shape[1]))
         _check_classes(labels[-1], outputs[0][-1].shape[1], class_names)
         if tta:
             width_axis = -2 if data_format == "channels_last" else -1

@@ -216,8 +216,8 @@ _CHOICES: dict[str, Collection[Any]] = {
     "schedule": ("constant", "cosine"),
     "normalization": ("lrn", "batch", None),
     "initialization": ("glorot", "he", "whitening"),
-    "augmentation": ChainMap({None: None}, augmentation.AUGMENTATIONS),
-    "mixing": ChainMap({None: None}, augmentation.MIXINGS),
+    "augmentation": ChainMap[Any, Any]({None: None}, augmentation.AUGMENTATIONS),
+    "mixing": ChainMap[Any, Any]({None: None}, augmentation.MIXINGS),
     "folded_batch_norm": (False, True),
 }
 _INTEGERS = {

@@ -194,11 +194,11 @@ def require_same(folder: Path, kind: Kind, config: Mapping[str, Any]) -> None:
         changed.remove("fingerprint")
         if "data" in changed and not any(k.endswith("_sha256") for k in changed):
             changed.remove("data")  # the same images in another place
-        parts = ({k: c.get(k) for k in changed} for c in (old, config))
+        there, asked = ({k: c.get(k) for k in changed} for c in (old, config))
         raise ValueError(
             f"`output` holds another {kind.name} ({fingerprint}) than the one asked "
             f"for ({config['fingerprint']}): {', '.join(changed)} differ "
-            f"({'; '.join(_differences(*parts))}); {kind.cure}. "
+            f"({'; '.join(_differences(there, asked))}); {kind.cure}. "
             f"Received: output={str(folder)!r}"
         )
 

@@ -115,8 +115,8 @@ def plot_gradcam(
         >>> [axes.get_title() for axes in figure.axes[::2]]
         ['cat', 'dog', 'dog']
     """
-    from keras_tinyalex.evaluation import find_data_format
     from keras_tinyalex.gradcam import gradcam
+    from keras_tinyalex.labelled_data import find_data_format
 
     columns = check_integer("columns", columns)
     pixels, scale = check_images(images)

@@ -7,7 +7,7 @@ import contextlib
 import functools
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, ParamSpec
+from typing import TYPE_CHECKING, Any, ParamSpec
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -57,10 +57,11 @@ def own_style() -> Iterator[None]:
     import matplotlib
     import matplotlib.style
 
-    families = ("family", "sans-serif", "serif", "monospace")
-    fonts = {f"font.{key}": matplotlib.rcParams[f"font.{key}"] for key in families}
+    settings: Any = matplotlib.rcParams
+    families = ("font.family", "font.sans-serif", "font.serif", "font.monospace")
+    fonts = {name: settings[name] for name in families}
     with matplotlib.style.context("default"):
-        matplotlib.rcParams.update(fonts)
+        settings.update(fonts)
         yield
 
 
