@@ -51,10 +51,10 @@ def try_outputs(
         path.unlink(missing_ok=True)
         path.with_suffix(".h5").unlink(missing_ok=True)
     with optional("plots"):
-        from keras_tinyalex.visualization.summary import plot_names
+        from keras_tinyalex.visualization.summary import plot_letters
 
         names = [readable_name(name, words) for name in class_names]
-        plot_names(names).savefig(io.BytesIO())
+        plot_letters(names).savefig(io.BytesIO())
 
 
 def _require_space(folder: Path, model: keras.Model) -> None:

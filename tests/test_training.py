@@ -219,7 +219,7 @@ def test_what_cannot_be_written_is_known_before_the_first_epoch(
         save_model(model, path, class_names)
 
     monkeypatch.setattr(outputs, "save_model", only_keras)
-    monkeypatch.setattr(summary, "plot_names", fail)
+    monkeypatch.setattr(summary, "plot_letters", fail)
     with pytest.raises(StartedError):
         quick()
     assert capsys.readouterr().err == (

@@ -16,7 +16,6 @@ from keras_tinyalex.visualization.evaluation import (
 from keras_tinyalex.visualization.images import plot_predictions, plot_samples
 from keras_tinyalex.visualization.style import (
     DPI,
-    fit_text,
     in_own_style,
     own_style,
     short_names,
@@ -89,14 +88,13 @@ def plot_evaluation(
 
 
 @in_own_style
-def plot_names(names: Sequence[str]) -> Figure:
-    """Draws names over each other, to try whether figures of them can be drawn."""
+def plot_letters(names: Sequence[str]) -> Figure:
+    """Draws all letters of names, to try whether figures of them can be drawn."""
     from matplotlib.figure import Figure
 
     figure = Figure((1, 1), DPI)
-    for name in short_names(names):
-        text = fit_text(name, width=72, size=8, lines=2)
-        figure.text(0, 0, text, size=8, parse_math=False)
+    letters = "".join(sorted(set("".join(short_names(names)))))
+    figure.text(0, 0, letters, size=8, parse_math=False)
     return figure
 
 

@@ -13,7 +13,7 @@ from keras_tinyalex import visualization
 from keras_tinyalex.tuning.plots import plot_search
 from keras_tinyalex.tuning.results import Search
 from keras_tinyalex.visualization.style import fit_text, short_names, text_width
-from keras_tinyalex.visualization.summary import plot_names
+from keras_tinyalex.visualization.summary import plot_letters
 
 NAMES = ["cat", "50% & $x$", os.fsdecode(b"gnu\xe9")]
 IMAGES = np.arange(3, dtype="uint8").reshape(3, 1, 1, 1) * np.ones(
@@ -40,7 +40,7 @@ FIGURES = {
         IMAGES, [0, 1, 2], [2, 1, 0], NAMES, [0.1, 0.2, 0.3]
     ),
     "augmentation": lambda: visualization.plot_augmentation(IMAGES, "flip"),
-    "names": lambda: plot_names(NAMES),
+    "letters": lambda: plot_letters(NAMES),
     "search": lambda: plot_search(Search("found", ROWS, None)),
 }
 # The first is an error where there is no LaTeX; the others spoil a figure.
