@@ -7,7 +7,7 @@ import sys
 import time
 from datetime import datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from keras_tinyalex import machine, recipes, runs
 from keras_tinyalex.aliases import PathLike
@@ -26,6 +26,9 @@ from keras_tinyalex.fitting import ResumableFit
 from keras_tinyalex.outputs import optional, try_outputs
 from keras_tinyalex.recipes import Recipe
 from keras_tinyalex.runs import Run
+
+if TYPE_CHECKING:
+    import keras
 
 # The part of the training images that is held out where a source has no val images.
 DEFAULT_VALIDATION_SPLIT = 0.1
@@ -154,12 +157,7 @@ def _train(
     evaluation = evaluate(
         model, (splits.val.images, splits.val.labels), class_names=class_names
     )
-    save_model(model, folder / "model.keras", class_names)
-    not_written: list[str] = []
-    with optional("model.h5", not_written):
-        save_model(model, folder / "model.h5", class_names)
-    with optional("plots", not_written):
-        _write_plots(folder, splits, history, evaluation)
+    not_written = _write_model(model, folder, splits, history, evaluation)
     earlier = sum(history.rows["seconds"][:done])
     metrics = {
         **_results(evaluation),
@@ -177,6 +175,24 @@ def _train(
     # Written last: its presence says that the run is complete.
     write_json(folder / runs.METRICS_FILE, metrics)
     return Run(folder, model, class_names, history.rows, metrics)
+
+
+def _write_model(
+    model: keras.Model,
+    folder: Path,
+    splits: Splits,
+    history: History,
+    evaluation: Evaluation,
+) -> list[str]:
+    """Writes the model and the plots; returns what could not be written."""
+    class_names = splits.train.class_names
+    save_model(model, folder / "model.keras", class_names)
+    not_written: list[str] = []
+    with optional("model.h5", not_written):
+        save_model(model, folder / "model.h5", class_names)
+    with optional("plots", not_written):
+        _write_plots(folder, splits, history, evaluation)
+    return not_written
 
 
 def _report_start(folder: Path, done: int, epochs: int) -> None:
