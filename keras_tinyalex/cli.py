@@ -231,11 +231,11 @@ def add_evaluate(commands: Commands) -> None:
 def _evaluate(options: argparse.Namespace) -> Result:
     from keras_tinyalex import visualization
     from keras_tinyalex.applications import load_model
-    from keras_tinyalex.applications.predictions import image_shape
     from keras_tinyalex.datasets.classes import readable_name
     from keras_tinyalex.datasets.layout import open_source
     from keras_tinyalex.datasets.reading import read_split
     from keras_tinyalex.evaluation import evaluate
+    from keras_tinyalex.labelled_data import image_shape
 
     if options.plots:  # tried before the work
         Path(options.plots).mkdir(parents=True, exist_ok=True)
@@ -251,18 +251,19 @@ def _evaluate(options: argparse.Namespace) -> Result:
             f"Received: --data {options.data}"
         )
     split = "val" if "val" in source.images else "train"
-    height, width, channels = image_shape(model)
+    shape = image_shape(model)
     data = read_split(
         source,
         split,
         source.select(class_names),
-        (height, width),
+        shape.size,
         progress=True,
         cache=True,
-        channels=channels,
+        channels=shape.channels,
     )
+    images = shape.arrange(data.images)
     result = evaluate(
-        model, (data.images, data.labels), class_names=class_names, tta=options.tta
+        model, (images, data.labels), class_names=class_names, tta=options.tta
     )
     low, high = result.interval
     _report(

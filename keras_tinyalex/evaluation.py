@@ -160,8 +160,8 @@ def evaluate(
     data_format = data_format or find_data_format(model)
     names: Sequence[str] | None = getattr(data, "class_names", None)
     if isinstance(data, (str, os.PathLike)):
-        x, y, names = read_source(data, class_names, classes)
-        data = (np.moveaxis(x, -1, 1) if data_format == "channels_first" else x, y)
+        x, y, names = read_source(model, data, class_names, classes, data_format)
+        data = (x, y)
     names = names if class_names is None else class_names
     labels, views = _predict(model, batches(data, batch_size), tta, data_format, names)
     return _measure(labels, _probabilities(views), names)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import keras
+import numpy as np
 from numpy.typing import NDArray
 
-from keras_tinyalex.aliases import Labels, PathLike, Tensor
+from keras_tinyalex.aliases import Images, Labels, PathLike, Tensor
+from keras_tinyalex.datasets.images import IMAGE_SIZE
 
 if TYPE_CHECKING:
     from keras_tinyalex.datasets.classes import Classes
@@ -33,10 +35,64 @@ def find_data_format(model: keras.Model) -> str:
     return configured
 
 
+class ImageShape(NamedTuple):
+    """The shape of the images that a model takes.
+
+    Attributes:
+        size: `(height, width)` in pixels.
+        channels: 3 for RGB, 1 for gray.
+        data_format: `"channels_last"` or `"channels_first"`.
+    """
+
+    size: tuple[int, int]
+    channels: int
+    data_format: str
+
+    def arrange(self, images: Images) -> Images:
+        """Returns images `(N, height, width, channels)` as the model takes them."""
+        first = self.data_format == "channels_first"
+        return np.moveaxis(images, -1, 1) if first else images
+
+
+def image_shape(model: keras.Model, data_format: str | None = None) -> ImageShape:
+    """Returns the shape of the images that a model takes.
+
+    Args:
+        model: A model with one input of rank 4.
+        data_format: See `evaluate`. Defaults to that of the model.
+
+    Returns:
+        An `ImageShape`; its size is 64x64 where the model takes any.
+
+    Raises:
+        ValueError: If the model takes something else than gray or RGB images.
+
+    Examples:
+        >>> image_shape(keras.Sequential([keras.Input((96, 80, 1))]))
+        ImageShape(size=(96, 80), channels=1, data_format='channels_last')
+    """
+    data_format = data_format or find_data_format(model)
+    shape: Any = getattr(model, "input_shape", None)
+    if isinstance(shape, tuple) and len(shape) == 4:
+        _, *sides = shape
+        channels = sides.pop(-1 if data_format == "channels_last" else 0)
+        if channels in (None, 1, 3):
+            size = (sides[0] or IMAGE_SIZE[0], sides[1] or IMAGE_SIZE[1])
+            return ImageShape(size, channels or 3, data_format)
+    raise ValueError(
+        "`model` must take images of shape (batch, height, width, channels) with 3 "
+        f"channels or 1. Received: a model with input_shape={shape}"
+    )
+
+
 def read_source(
-    source: PathLike, class_names: Sequence[str] | None, classes: Classes
+    model: keras.Model,
+    source: PathLike,
+    class_names: Sequence[str] | None,
+    classes: Classes,
+    data_format: str,
 ) -> tuple[NDArray[Any], NDArray[Any], tuple[str, ...]]:
-    """Returns the val images, their labels, and the class names."""
+    """Returns the val images as the model takes them, labels and class names."""
     from keras_tinyalex.datasets.layout import open_source
     from keras_tinyalex.datasets.reading import read_split
 
@@ -58,8 +114,10 @@ def read_source(
             "`class_names` must be in the label order of `data`, that is sorted: "
             f"{list(names)}. Received: class_names={class_names}"
         )
-    val = read_split(opened, "val", names)
-    return val.images, val.labels, names
+    opened.report_left_out()
+    shape = image_shape(model, data_format)
+    val = read_split(opened, "val", names, shape.size, channels=shape.channels)
+    return shape.arrange(val.images), val.labels, names
 
 
 def batches(data: Any, batch_size: int) -> Iterator[Pair]:

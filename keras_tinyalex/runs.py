@@ -114,6 +114,17 @@ def read(path: PathLike) -> Run:
     return Run(folder, model, class_names or (), history, metrics, True)
 
 
+def default_folder(name: str, data: object, seed: int) -> Path:
+    """Returns the folder of a run or search for which no `output` was given.
+
+    Examples:
+        >>> default_folder("best", "data/pets.zip", 0).as_posix()
+        'runs/best-pets-seed0'
+    """
+    source = Path(str(data)).expanduser().resolve().name.removesuffix(".zip")
+    return Path("runs", f"{name}-{source}-seed{seed}")
+
+
 def claim(folder: Path, kind: Kind) -> None:
     """Makes the folder, or refuses one that holds other files.
 

@@ -112,7 +112,7 @@ def train(
     recipe = _adjusted(recipes.get(recipe), epochs, batch_size, dtype)
     seed = check_integer("seed", seed, minimum=0)
     splits = load_splits(data, classes, validation_split, progress)
-    folder = Path(output) if output else _default_folder(recipe, data, seed)
+    folder = Path(output) if output else runs.default_folder(recipe.name, data, seed)
     decisive = {
         "recipe": recipe.as_dict(),
         "seed": seed,
@@ -275,10 +275,6 @@ def _default_classes(source: Source) -> int:
         reason = f"classes after the first {DEFAULT_CLASSES} (--classes all takes all)"
         source.left_out.append(LeftOut(reason, rest))
     return min(DEFAULT_CLASSES, len(source.class_names))
-
-
-def _default_folder(recipe: Recipe, data: object, seed: int) -> Path:
-    return Path("runs", f"{recipe.name}-{Path(str(data)).stem}-seed{seed}")
 
 
 def _results(evaluation: Evaluation) -> dict[str, Any]:

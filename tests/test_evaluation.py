@@ -446,3 +446,16 @@ def test_missing_source(tmp_path):
 def test_model_must_be_a_model(model):
     with pytest.raises(ValueError, match=rf"load_model.*Received: model={model!r}"):
         evaluate(model, (np.zeros((1, 8, 8, 3), "uint8"), np.zeros(1, int)))
+
+
+@pytest.mark.parametrize("shape", [(96, 80, 3), (40, 32, 1)])
+def test_a_source_is_read_as_the_model_takes_it(official_folder, shape):
+    layers = (keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(3))
+    model = keras.Sequential([keras.Input(shape), *layers])
+    assert evaluate(model, official_folder).n == 6
+
+
+def test_a_source_needs_a_model_of_images(official_folder):
+    model = keras.Sequential([keras.Input((5,)), keras.layers.Dense(3)])
+    with pytest.raises(ValueError, match=r"take images of shape .*\(None, 5\)"):
+        evaluate(model, official_folder)

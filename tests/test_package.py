@@ -18,8 +18,8 @@ ROOT = Path(keras_tinyalex.__file__).parent
 TOOLS = {"aliases", "arguments", "files", "progress"}
 # Which other rooms a room may import; callers stand above what they call.
 ALLOWED = {
-    "cli": {"applications", "datasets", "evaluation", "exporting", "machine",
-            "recipes", "training", "tuning", "visualization"},
+    "cli": {"applications", "datasets", "evaluation", "exporting", "labelled_data",
+            "machine", "recipes", "training", "tuning", "visualization"},
     "tuning": {"building", "datasets", "fitting", "outputs", "recipes", "runs",
                "training", "visualization"},
     "training": {"applications", "building", "callbacks", "datasets", "evaluation",
@@ -36,7 +36,7 @@ ALLOWED = {
     "callbacks": {"datasets"},
     "evaluation": {"datasets", "labelled_data", "metrics"},
     "labelled_data": {"datasets"},
-    "applications": {"datasets", "layers"},
+    "applications": {"datasets", "labelled_data", "layers"},
     "datasets": {"augmentation"},
     "layers": {"kernels"},
     "recipes": {"augmentation"},

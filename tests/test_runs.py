@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -164,3 +165,12 @@ def test_automatic_dtype_is_chosen_once_and_the_model_is_float32(
     assert json.loads((run.path / "environment.json").read_text()) == environment
     for model in (run.model, load_model(run.path / "model.keras")[0]):
         assert {layer.dtype_policy.name for layer in model.layers} == {"float32"}
+
+
+@pytest.mark.parametrize("data", [".", "../my.pets", "~/my.pets/"])
+def test_default_folder_has_the_name_of_the_data(tmp_path, monkeypatch, data):
+    """Also where the data are the current folder, or have a dot in their name."""
+    (tmp_path / "my.pets").mkdir()
+    monkeypatch.chdir(tmp_path / "my.pets")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert runs.default_folder("best", data, 1) == Path("runs/best-my.pets-seed1")

@@ -75,28 +75,6 @@ def decode_predictions(
     ]
 
 
-def image_shape(model: keras.Model) -> tuple[int, int, int]:
-    """Returns the shape of the images that a model takes.
-
-    Args:
-        model: A model with one input `(batch, height, width, channels)`.
-
-    Returns:
-        `(height, width, channels)`; 64 where the model takes any size.
-
-    Raises:
-        ValueError: If it takes something else than gray or RGB images.
-    """
-    shape: Any = getattr(model, "input_shape", None)
-    images = isinstance(shape, tuple) and len(shape) == 4
-    if not images or shape[3] not in (None, 1, 3):
-        raise ValueError(
-            "`model` must take images of shape (batch, height, width, 3) or "
-            f"(batch, height, width, 1). Received: a model with input_shape={shape}"
-        )
-    return shape[1] or 64, shape[2] or 64, shape[3] or 3
-
-
 def classify_files(
     model: keras.Model,
     paths: Sequence[PathLike],
@@ -127,16 +105,17 @@ def classify_files(
         {'image': 'no.jpg', 'error': 'no.jpg: No such file or directory'}
     """
     from keras_tinyalex.datasets.reading import find_image_files, read_image_files
+    from keras_tinyalex.labelled_data import image_shape
 
-    height, width, channels = image_shape(model)
+    shape = image_shape(model)
     files = find_image_files(paths)
     for start in range(0, len(files), BATCH_SIZE):
         batch = files[start : start + BATCH_SIZE]
-        read = read_image_files(batch, (height, width), channels)
+        read = read_image_files(batch, shape.size, shape.channels)
         images = [pixels for pixels in read if not isinstance(pixels, Exception)]
         rows: list[list[tuple[str, str, float]]] = []
         if images:
-            scores = model.predict(np.stack(images), verbose=0)
+            scores = model.predict(shape.arrange(np.stack(images)), verbose=0)
             rows = decode_predictions(scores, top, class_names)
         for path, pixels in zip(batch, read, strict=True):
             if isinstance(pixels, Exception):

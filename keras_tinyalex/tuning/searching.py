@@ -121,7 +121,8 @@ def search(
     hypermodel = HyperAlexNetMini(
         num_classes=len(splits.train.class_names), space=space, recipe=base
     )
-    folder = Path(output) if output else _default_folder(space, data, seed)
+    default = runs.default_folder(f"tune-{space}", data, seed)
+    folder = Path(output) if output else default
 
     def make_tuner() -> Tuner:
         data = splits.train, splits.val
@@ -216,10 +217,6 @@ def retrain(
             )
             metrics.append({"trial": trial, **run.metrics})
     return metrics
-
-
-def _default_folder(space: str, data: object, seed: int) -> Path:
-    return Path("runs", f"tune-{space}-{Path(str(data)).stem}-seed{seed}")
 
 
 def _config(
