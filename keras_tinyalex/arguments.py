@@ -6,13 +6,19 @@ the cure: "`name` must be ... Received: name=value".
 
 from __future__ import annotations
 
+import difflib
+import functools
+import inspect
 import math
 import numbers
 import operator
 from collections.abc import Callable, Collection
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
+
+Parameters = ParamSpec("Parameters")
+Result = TypeVar("Result")
 
 
 def check_integer(name: str, value: Any, minimum: int = 1) -> int:
@@ -109,3 +115,48 @@ def check_choice(name: str, value: Any, choices: Collection[Any]) -> None:
             f"`{name}` must be one of {', '.join(map(repr, choices))}. "
             f"Received: {name}={value!r}"
         )
+
+
+def check_boolean(name: str, value: Any) -> None:
+    """Refuses a value that is not `True` or `False`, or 1 or 0.
+
+    Examples:
+        >>> check_boolean("include_top", "no")
+        Traceback (most recent call last):
+        ValueError: `include_top` must be True or False. Received: include_top='no'
+    """
+    if not isinstance(value, bool | np.bool_ | int) or value not in (0, 1):
+        raise ValueError(
+            f"`{name}` must be True or False. Received: {name}={value!r:.80}"
+        )
+
+
+def named_arguments(
+    function: Callable[Parameters, Result],
+) -> Callable[Parameters, Result]:
+    """Lets a function say which arguments it has when it gets another one.
+
+    Examples:
+        >>> @named_arguments
+        ... def make(num_classes=20): ...
+        >>> make(classes=10)
+        Traceback (most recent call last):
+        TypeError: make() has no argument `classes`: did you mean `num_classes`? \
+Its arguments are num_classes. Received: classes=10
+    """
+    names = [name for name in inspect.signature(function).parameters if name != "self"]
+
+    @functools.wraps(function)
+    def checked(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
+        for name, value in kwargs.items():
+            if name not in names:
+                close = difflib.get_close_matches(name, names, n=1)
+                hint = f": did you mean `{close[0]}`?" if close else "."
+                called = function.__qualname__.removesuffix(".__init__")
+                raise TypeError(
+                    f"{called}() has no argument `{name}`{hint} Its arguments are "
+                    f"{', '.join(names)}. Received: {name}={value!r:.80}"
+                )
+        return function(*args, **kwargs)
+
+    return checked

@@ -8,9 +8,16 @@ from typing import Any
 
 import keras
 import numpy as np
+import numpy.typing as npt
 
 from keras_tinyalex.aliases import Images, Tensor
-from keras_tinyalex.applications.alexnet_mini import AlexNetMini
+from keras_tinyalex.applications.alexnet_mini import build_alexnet_mini
+from keras_tinyalex.applications.network import (
+    CLASSIFIER,
+    FIRST_LAYER,
+    Network,
+    is_own_layer,
+)
 from keras_tinyalex.datasets.batches import LabelledArrays
 from keras_tinyalex.kernels import use_fused_ops
 from keras_tinyalex.machine import fastest_dtype
@@ -20,7 +27,12 @@ from keras_tinyalex.recipes import Recipe
 
 def build(recipe: Recipe, data: LabelledArrays, seed: int) -> keras.Model:
     """Returns the model of a recipe, compiled to train on `data`."""
-    model = build_model(recipe, seed, num_classes=len(data.class_names))
+    model = build_model(
+        recipe,
+        seed,
+        num_classes=len(data.class_names),
+        input_shape=data.images.shape[1:],
+    )
     initialize(model, recipe, data.images, seed)
     compile_model(model, recipe, len(data.labels))
     return model
@@ -36,7 +48,9 @@ def build_model(recipe: Recipe, seed: int, **arguments: Any) -> keras.Model:
 
     Returns:
         A `keras.Model`, with batch normalization before each ReLU but the first
-        where the recipe has `folded_batch_norm`.
+        where the recipe has `folded_batch_norm`. It takes images
+        `(N, H, W, C)` whatever `keras.config.image_data_format()` is, since
+        files are read as such.
     """
     policy, state = keras.config.dtype_policy(), random.getstate()
     automatic = recipe.dtype == "auto"
@@ -45,76 +59,26 @@ def build_model(recipe: Recipe, seed: int, **arguments: Any) -> keras.Model:
     # `set_random_seed` would import TensorFlow under every backend.
     random.seed(seed)
     try:
-        model = AlexNetMini(
-            dropout=recipe.dropout,
-            normalization=recipe.normalization,
-            width_multiplier=recipe.width_multiplier,
-            **arguments,
-        )
-        model = _with_recipe_layers(model, recipe)
-        return _with_batch_norm(model) if recipe.folded_batch_norm else model
+        return build_alexnet_mini(_network(recipe), **arguments)
     finally:
         keras.config.set_dtype_policy(policy)
         random.setstate(state)
 
 
-def _with_recipe_layers(model: keras.Model, recipe: Recipe) -> keras.Model:
-    """Gives layers the arguments of the recipe that `AlexNetMini` does not take."""
-    lrn = {
-        "depth_radius": recipe.lrn_depth_radius,
-        "bias": recipe.lrn_bias,
-        "alpha": recipe.lrn_alpha,
-        "beta": recipe.lrn_beta,
-    }
-    arguments: dict[str, dict[str, Any]] = {"block1_lrn": lrn, "block2_lrn": lrn}
-    for name, units in (("fc1", recipe.fc1_units), ("fc2", recipe.fc2_units)):
-        arguments[name] = {"units": max(1, round(units * recipe.width_multiplier))}
-
-    def with_arguments(layer: keras.Layer) -> keras.Layer:
-        config = {**layer.get_config(), **arguments.get(layer.name, {})}
-        return type(layer).from_config(config)
-
-    configs = {layer.name: layer.get_config() for layer in model.layers}
-    if all(
-        configs[name].items() >= values.items()
-        for name, values in arguments.items()
-        if name in configs
-    ):
-        return model
-    return keras.models.clone_model(model, clone_function=with_arguments)
-
-
-def _layers_with_kernel(model: keras.Model) -> list[keras.Layer]:
-    """The convolutions and dense layers, from the input to the output."""
-    return [layer for layer in model.layers if hasattr(layer, "kernel")]
-
-
-def _with_batch_norm(model: keras.Model) -> keras.Model:
-    """Adds batch normalization before each ReLU, for `fold_batch_norm` to remove.
-
-    Not in the first layer, whose feature maps are the largest: it costs most there.
-    """
-    names = [layer.name for layer in _layers_with_kernel(model)]
-    normalized = set(names[1:]) - {"predictions"}
-
-    def without_activation(layer: keras.Layer) -> keras.Layer:
-        config = layer.get_config()
-        if layer.name in normalized:
-            config["activation"] = None
-        return type(layer).from_config(config)
-
-    def call(layer: keras.Layer, *args: Any, **kwargs: Any) -> Tensor:
-        x = layer(*args, **kwargs)
-        if layer.name not in normalized:
-            return x
-        first = getattr(layer, "data_format", None) == "channels_first"
-        x = keras.layers.BatchNormalization(
-            axis=1 if first else -1, momentum=0.95, name=f"{layer.name}_bn"
-        )(x)
-        return keras.layers.ReLU(name=f"{layer.name}_relu")(x)
-
-    return keras.models.clone_model(
-        model, clone_function=without_activation, call_function=call
+def _network(recipe: Recipe) -> Network:
+    return Network(
+        recipe.normalization,
+        recipe.width_multiplier,
+        recipe.dropout,
+        "channels_last",
+        lrn={
+            "depth_radius": recipe.lrn_depth_radius,
+            "bias": recipe.lrn_bias,
+            "alpha": recipe.lrn_alpha,
+            "beta": recipe.lrn_beta,
+        },
+        dense_units={"fc1": recipe.fc1_units, "fc2": recipe.fc2_units},
+        folded_batch_norm=recipe.folded_batch_norm,
     )
 
 
@@ -126,7 +90,7 @@ def compile_model(model: keras.Model, recipe: Recipe, images: int) -> None:
         recipe: A `Recipe`.
         images: Number of training images, for the length of the schedule.
     """
-    use_fused_ops(model)
+    use_fused_ops(_own_layers(model))
     loss: keras.losses.Loss = keras.losses.SparseCategoricalCrossentropy()
     if recipe.soft_labels:
         loss = keras.losses.CategoricalCrossentropy(
@@ -186,38 +150,61 @@ def initialize(model: keras.Model, recipe: Recipe, images: Images, seed: int) ->
     """
     if recipe.initialization == "glorot":
         return
-    for number, layer in enumerate(_layers_with_kernel(model)[:-1]):
-        initializer = keras.initializers.HeNormal(seed=1000 * seed + number)
-        layer.kernel.assign(initializer(layer.kernel.shape))
+    layers = [layer for layer in _own_layers(model) if hasattr(layer, "kernel")]
+    for number, layer in enumerate(layers):
+        if layer.name != CLASSIFIER:
+            initializer = keras.initializers.HeNormal(seed=1000 * seed + number)
+            layer.kernel.assign(initializer(layer.kernel.shape))
     if recipe.initialization == "whitening":
         whiten(model, images)
 
 
-def whiten(model: keras.Model, images: Images) -> None:
-    """Initializes the first convolution to whiten patches of the images.
+def _own_layers(model: keras.Model) -> list[keras.Layer]:
+    """The layers of AlexNetMini: any before its input belong to the caller."""
+    return [layer for layer in model.layers if is_own_layer(layer.name)]
 
-    Half of the filters are the largest principal components of 3x3 patches,
-    scaled to unit variance. The other half are their negatives, so that the
-    ReLU loses nothing. The bias subtracts the mean (Page, 2018, and Jordan,
-    2024, https://arxiv.org/abs/2404.00498).
+
+def whiten(model: keras.Model, images: Images) -> None:
+    """Initializes the first convolution to whiten patches of its input.
+
+    Filters are the largest principal components of 3x3 patches, scaled to unit
+    variance, and their negatives, so that the ReLU loses nothing. The bias
+    subtracts the mean (Page, 2018, and Jordan, 2024,
+    https://arxiv.org/abs/2404.00498). A layer with more filters than twice the
+    9 x C components keeps the others as they are, as does one with an odd number
+    its last.
 
     Args:
         model: An `AlexNetMini` with its preprocessing, changed in place.
-        images: uint8 array `(N, H, W, 3)`, of which about 1,000 are used.
+        images: uint8 array `(N, H, W, C)`, of which about 1,000 are used.
     """
-    layer = model.get_layer("block1_conv")
-    kernel, _ = layer.get_weights()
-    sample = images[:: max(1, len(images) // 1000)].astype(np.float32) / 255
+    layer = model.get_layer(FIRST_LAYER)
+    kernel, bias = layer.get_weights()
+    sample = _inputs_of(model, layer, images[:: max(1, len(images) // 1000)])
     windows = np.lib.stride_tricks.sliding_window_view(sample, (3, 3), axis=(1, 2))
     # (N, H, W, C, 3, 3) to rows of (3, 3, C), as the kernel is laid out.
     patches = windows[:, ::4, ::4].transpose(0, 1, 2, 4, 5, 3)
     patches = patches.reshape(-1, patches[0, 0, 0].size)
     mean = patches.mean(axis=0)
     values, vectors = np.linalg.eigh(np.cov(patches - mean, rowvar=False))
-    half = kernel.shape[-1] // 2
+    half = min(kernel.shape[-1] // 2, len(values))
     components = (vectors / np.sqrt(values + 1e-3))[:, ::-1][:, :half]
     filters = np.concatenate([components, -components], axis=1)
-    layer.set_weights([filters.reshape(kernel.shape), -mean @ filters])
+    kernel.reshape(len(values), -1)[:, : 2 * half] = filters
+    bias[: 2 * half] = -mean @ filters
+    layer.set_weights([kernel, bias])
+
+
+def _inputs_of(
+    model: keras.Model, layer: keras.Layer, images: Images
+) -> npt.NDArray[np.float32]:
+    """What a model gives to a layer for images."""
+    before = keras.Model(model.inputs, layer.input)
+    if [layer.name for layer in before.layers[1:]] == ["rescaling"]:
+        # Not by the model, whose dtype policy may round pixels to bfloat16.
+        return images.astype(np.float32) / np.float32(255)
+    inputs: npt.NDArray[np.float32] = before.predict(images, verbose=0)
+    return inputs.astype(np.float32)
 
 
 def half_resolution_model(model: keras.Model, recipe: Recipe) -> keras.Model:
@@ -226,7 +213,9 @@ def half_resolution_model(model: keras.Model, recipe: Recipe) -> keras.Model:
     Convolutions take a quarter of the work; a training may begin with it
     (progressive resizing, J. Howard, 2018, https://www.fast.ai/posts/2018-08-10-fastai-diu-imagenet.html).
     The network averages 2x2 pixels of its input, and upsamples the feature maps
-    before the dense layers, so that inputs and weights are the same.
+    before the dense layers, so that inputs and weights are the same. Where the
+    feature maps have an odd height or width, the halved image is padded with
+    zeros, and the feature maps are cropped.
 
     Args:
         model: A compiled `AlexNetMini`.
@@ -235,17 +224,33 @@ def half_resolution_model(model: keras.Model, recipe: Recipe) -> keras.Model:
     Returns:
         A `keras.Model` that shares layers and optimizer with `model`.
     """
-    inputs = keras.Input(model.input_shape[1:])
-    x = inputs
-    for layer in model.layers[1:]:
-        if layer.name == "block1_conv":
-            x = keras.layers.AveragePooling2D(2)(x)
+    sizes = model.get_layer(FIRST_LAYER).input.shape[1:3]
+    # The feature maps before the dense layers have an eighth of it, rounded down.
+    odd = [size // 8 % 2 for size in sizes]
+    padding = [
+        (0, 4 * (size // 8 + 1) - size // 2 if is_odd else 0)
+        for size, is_odd in zip(sizes, odd, strict=True)
+    ]
+    cropping = [(0, is_odd) for is_odd in odd]
+
+    def call(layer: keras.Layer, x: Any, *args: Any, **kwargs: Any) -> Tensor:
+        layers, options = keras.layers, {"data_format": "channels_last"}
+        if layer.name == FIRST_LAYER:
+            x = layers.AveragePooling2D(2, **options)(x)
+            x = layers.ZeroPadding2D(padding, **options)(x) if any(odd) else x
         if layer.name == "flatten":
-            x = keras.layers.UpSampling2D(2)(x)
-        x = layer(x)
-    half = keras.Model(inputs, x)
-    metrics = _metrics(model, recipe)
-    half.compile(model.optimizer, model.loss, metrics=metrics)
+            x = layers.UpSampling2D(2, **options)(x)
+            x = layers.Cropping2D(cropping, **options)(x) if any(odd) else x
+        return layer(x, *args, **kwargs)
+
+    # The layers are shared, not copied; this walks the graph, which may have
+    # branches before the network.
+    half = keras.models.clone_model(
+        keras.Model(model.inputs, model.outputs),
+        clone_function=lambda layer: layer,
+        call_function=call,
+    )
+    half.compile(model.optimizer, model.loss, metrics=_metrics(model, recipe))
     return half
 
 
@@ -274,7 +279,12 @@ def fold_batch_norm(
     if recipe.folded_batch_norm:
         _estimate_statistics(model, images, seed)
     recipe = dataclasses.replace(recipe, dtype="float32", folded_batch_norm=False)
-    plain = build_model(recipe, seed=0, num_classes=model.output_shape[-1])
+    plain = build_model(
+        recipe,
+        seed=0,
+        num_classes=model.output_shape[-1],
+        input_shape=model.input_shape[1:],
+    )
     trained = {layer.name: layer for layer in model.layers}
     for layer in plain.layers:
         weights = trained[layer.name].get_weights()

@@ -127,7 +127,7 @@ def fit(
     model: keras.Model,
     recipe: Recipe,
     batches: Batches,
-    val_batches: Batches,
+    val_batches: Batches | None,
     epochs: int,
     initial_epoch: int = 0,
     **options: Any,
@@ -138,7 +138,7 @@ def fit(
         model: A compiled `AlexNetMini`.
         recipe: The `Recipe` that it was built and compiled by.
         batches: The batches to train on.
-        val_batches: The batches to validate on.
+        val_batches: The batches to validate on, or `None`.
         epochs: Epoch to stop after.
         initial_epoch: Number of epochs that are done.
         **options: Other arguments of `keras.Model.fit`.
@@ -155,7 +155,7 @@ def fit(
         for network, end in phases:
             history = network.fit(
                 batches.feed(),
-                validation_data=val_batches.feed(),
+                validation_data=val_batches.feed() if val_batches else None,
                 epochs=end,
                 initial_epoch=initial_epoch,
                 # `Batches` has its order from the seed; Keras would shuffle it again.

@@ -39,11 +39,13 @@ def test_warm_up_takes_at_most_half_of_a_short_training():
 def test_folded_batch_norm_gives_the_same_network(data_format):
     recipe = recipes.Recipe("n", width_multiplier=1 / 16, folded_batch_norm=True)
     before = keras.config.image_data_format()
-    if data_format == "channels_first" and keras.backend.backend() == "tensorflow":
-        pytest.skip("TensorFlow on CPU has no max pooling in channels_first")
     keras.config.set_image_data_format(data_format)
     try:
-        model = building.build_model(recipe, seed=1, num_classes=4)
+        model = building.build_model(
+            recipe, seed=1, num_classes=4, input_shape=(40, 56, 1)
+        )
+        # Files are read as such, whatever the configuration is.
+        assert model.input_shape == (None, 40, 56, 1)
         generator = np.random.default_rng(0)
         for layer in model.layers:  # as after some training
             if layer.name.endswith("_bn"):
@@ -56,7 +58,10 @@ def test_folded_batch_norm_gives_the_same_network(data_format):
         np.testing.assert_allclose(
             plain.predict(images, verbose=0), expected, rtol=1e-4, atol=1e-6
         )
-        same = AlexNetMini(num_classes=4, width_multiplier=1 / 16)
+        keras.config.set_image_data_format("channels_last")
+        same = AlexNetMini(
+            num_classes=4, width_multiplier=1 / 16, input_shape=(40, 56, 1)
+        )
         assert [w.path for w in plain.weights] == [w.path for w in same.weights]
         assert np.ptp(expected, axis=0).max() > 0.01  # it does depend on the image
     finally:
@@ -96,6 +101,80 @@ def test_half_resolution_model_is_the_network_on_averaged_pixels():
         x = keras.ops.convert_to_numpy(model.get_layer(name)(x))
     np.testing.assert_allclose(half.predict(images, verbose=0), x, rtol=1e-4)
     assert half.optimizer is model.optimizer
+
+
+@pytest.mark.parametrize("size", range(32, 81))
+def test_half_resolution_of_any_size(size):
+    recipe = dataclasses.replace(recipes.BEST, width_multiplier=1 / 32)
+    shape = (size, 96 - size // 2, 1)
+    model = building.build_model(recipe, 1, num_classes=4, input_shape=shape)
+    building.compile_model(model, recipe, images=10)
+    half = building.half_resolution_model(model, recipe)
+    flat = half.get_layer("flatten").input.shape
+    assert flat[1:3] == (shape[0] // 8, shape[1] // 8)
+    if size == 63:
+        images = np.zeros((2, *shape), np.uint8)
+        loss = half.train_on_batch(images, np.eye(4)[:2])
+        assert np.isfinite(loss).all()
+
+
+def test_half_resolution_pads_an_image_of_odd_feature_maps():
+    # 44 pixels have 5 positions of 8. Halved and padded to 24 they have 3, each in
+    # place of two, and the sixth is cropped. 48 pixels have 6 in any case.
+    recipe = dataclasses.replace(recipes.BASELINE, width_multiplier=1 / 32)
+    model = building.build_model(recipe, 1, num_classes=4, input_shape=(44, 48, 3))
+    building.compile_model(model, recipe, images=10)
+    half = building.half_resolution_model(model, recipe)
+    small = np.random.default_rng(0).integers(0, 256, (2, 22, 24, 3), np.uint8)
+    body = AlexNetMini(False, input_shape=(24, 24, 3), width_multiplier=1 / 32)
+    body.set_weights(model.get_weights()[: len(body.weights)])
+    padded = np.pad(small, [(0, 0), (0, 2), (0, 0), (0, 0)])
+    x = body.predict(padded, verbose=0).repeat(2, axis=1).repeat(2, axis=2)
+    x = x[:, :5].reshape(2, -1)
+    for name in ("fc1", "fc2", "predictions"):
+        x = keras.ops.convert_to_numpy(model.get_layer(name)(x))
+    images = small.repeat(2, axis=1).repeat(2, axis=2)
+    np.testing.assert_allclose(half.predict(images, verbose=0), x, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("width_multiplier", "channels", "filters", "whitened"),
+    [
+        (1.0, 3, 32, 32),
+        (2.0, 3, 64, 54),  # 27 components and their negatives
+        (0.4, 3, 13, 12),  # an odd number
+        (1.0, 1, 32, 18),  # 9 components of gray patches
+        (1 / 32, 3, 1, 0),
+        (1.0, 4, 32, 32),
+    ],
+)
+def test_whitening_of_any_width_and_channels(
+    width_multiplier, channels, filters, whitened
+):
+    generator = np.random.default_rng(0)
+    images = generator.integers(0, 256, (20, 24, 24, channels), np.uint8)
+    recipe = recipes.Recipe("w", width_multiplier=width_multiplier, fc1_units=1)
+    model = building.build_model(
+        recipe, 0, num_classes=2, input_shape=(24, 24, channels)
+    )
+    layer = model.get_layer("block1_conv")
+    before = layer.get_weights()[0].reshape(-1, filters)
+    building.whiten(model, images)
+    kernel, bias = layer.get_weights()
+    kernel = kernel.reshape(-1, filters)
+    np.testing.assert_array_equal(kernel[:, whitened:], before[:, whitened:])
+    assert not bias[whitened:].any()
+    # Filter responses to patches of the images: mean 0, variance 1, no correlation.
+    windows = np.lib.stride_tricks.sliding_window_view(
+        images.astype(np.float32) / 255, (3, 3), axis=(1, 2)
+    )[:, ::4, ::4]
+    patches = windows.transpose(0, 1, 2, 4, 5, 3).reshape(-1, 9 * channels)
+    half = whitened // 2
+    responses = patches @ kernel[:, :half] + bias[:half]
+    np.testing.assert_allclose(responses.mean(axis=0), 0, atol=1e-3)
+    covariance = np.cov(responses, rowvar=False).reshape(half, half)
+    np.testing.assert_allclose(covariance, np.eye(half), atol=0.05)
+    np.testing.assert_array_equal(kernel[:, half:whitened], -kernel[:, :half])
 
 
 def test_half_size_epochs_exclude_averaged_weights():

@@ -41,7 +41,7 @@ def test_fused_dense_layers_train_the_same(dtype, tolerance, tmp_path):
     images = generator.integers(0, 256, (16, 64, 64, 3), np.uint8)
     labels = generator.integers(0, 20, 16)
     plain, fused = (building.build_model(recipe, seed=2) for _ in range(2))
-    kernels.use_fused_ops(fused)
+    kernels.use_fused_ops(fused.layers)
     on_tensorflow = keras.backend.backend() == "tensorflow"
     names = ("fc1", "fc2", "predictions") if on_tensorflow else ()
     assert fused_layers(fused) == dict.fromkeys(names, keras.layers.Dense)
@@ -69,7 +69,7 @@ def test_fused_batch_norm_trains_the_same(dtype, tolerance, shape):
     )
     fused = keras.models.clone_model(plain)
     fused.set_weights(plain.get_weights())
-    kernels.use_fused_ops(fused)
+    kernels.use_fused_ops(fused.layers)
     backend = keras.backend.backend()
     types = fused_layers(fused).values()
     assert (keras.layers.BatchNormalization in types) == (backend != "jax")

@@ -8,29 +8,24 @@ from typing import Any
 
 import keras
 import numpy as np
-from keras import layers
 
 from keras_tinyalex.aliases import PathLike, Tensor
+from keras_tinyalex.applications.network import Network
 from keras_tinyalex.applications.shipped import find_weights, list_weights
 from keras_tinyalex.applications.weights import load_weights_into
-from keras_tinyalex.arguments import check_choice, check_integer, check_number
-from keras_tinyalex.layers import LocalResponseNormalization
+from keras_tinyalex.arguments import (
+    check_boolean,
+    check_choice,
+    check_integer,
+    named_arguments,
+)
 
 IMAGE_SIZE = 64
 # Three 2x2 poolings: below 8x8 nothing would be left.
 MIN_IMAGE_SIZE = 8
 
-# The convolutions of each block, as (layer name, filters). The first two blocks
-# end in normalization and pooling, the last one in pooling alone.
-_BLOCKS = {
-    "block1": [("conv", 32)],
-    "block2": [("conv", 64)],
-    "block3": [("conv1", 128), ("conv2", 128), ("conv3", 64)],
-}
-_NORMALIZED_BLOCKS = ("block1", "block2")
-_DENSE_UNITS = {"fc1": 1024, "fc2": 512}
 
-
+@named_arguments
 def AlexNetMini(
     include_top: bool = True,
     weights: PathLike | None = None,
@@ -110,65 +105,79 @@ def AlexNetMini(
     - [ImageNet Classification with Deep Convolutional Neural Networks](
       https://papers.nips.cc/paper/4824), Krizhevsky et al., 2012
     """
+    return build_alexnet_mini(
+        Network(normalization, width_multiplier, dropout),
+        include_top=include_top,
+        weights=weights,
+        input_tensor=input_tensor,
+        input_shape=input_shape,
+        pooling=pooling,
+        num_classes=num_classes,
+        classifier_activation=classifier_activation,
+        include_preprocessing=include_preprocessing,
+        name=name,
+    )
+
+
+def build_alexnet_mini(
+    network: Network,
+    *,
+    include_top: bool = True,
+    weights: PathLike | None = None,
+    input_tensor: Tensor | None = None,
+    input_shape: tuple[int | None, ...] | None = None,
+    pooling: str | None = None,
+    num_classes: int = 20,
+    classifier_activation: str | Callable[[Tensor], Tensor] | None = "softmax",
+    include_preprocessing: bool = True,
+    name: str = "alexnet_mini",
+) -> keras.Model:
+    """Returns the model of a `Network`; the other arguments are `AlexNetMini`'s."""
+    check_boolean("include_top", include_top)
+    check_boolean("include_preprocessing", include_preprocessing)
     num_classes = check_integer("num_classes", num_classes)
     check_choice("pooling", pooling, (None, "avg", "max"))
-    check_number("dropout", dropout, minimum=0, below=1)
-    check_choice("normalization", normalization, ("lrn", "batch", None))
-    check_number("width_multiplier", width_multiplier, above=0)
+    _check_data_format(network.data_format)
     source = None if weights is None else find_weights(weights)
     if source is not None and include_top:
         _check_activation(classifier_activation)
     shipped = str(weights) if weights in list_weights() else None
-    shape = _image_shape(input_shape, input_tensor, include_top, shipped)
+    shape = _image_shape(
+        input_shape, input_tensor, include_top, shipped, network.data_format
+    )
     image = keras.Input(shape, name="image") if input_tensor is None else input_tensor
 
     x = image
     if include_preprocessing:
-        x = layers.Rescaling(1.0 / 255, name="rescaling")(x)
-    x = _convolve(x, normalization, width_multiplier)
+        x = keras.layers.Rescaling(1.0 / 255, name="rescaling")(x)
+    x = network.convolve(x)
     if include_top:
-        x = layers.Flatten(name="flatten")(x)
-        for layer_name, units in _DENSE_UNITS.items():
-            units = _scaled(units, width_multiplier)
-            x = layers.Dense(units, activation="relu", name=layer_name)(x)
-            x = layers.Dropout(dropout, name=f"{layer_name}_dropout")(x)
-        # float32 under mixed policies too: half precision is too coarse for a
-        # softmax and its loss.
-        x = layers.Dense(
-            num_classes,
-            activation=classifier_activation,
-            dtype="float32",
-            name="predictions",
-        )(x)
-    elif pooling == "avg":
-        x = layers.GlobalAveragePooling2D(name="avg_pool")(x)
-    elif pooling == "max":
-        x = layers.GlobalMaxPooling2D(name="max_pool")(x)
+        x = network.classify(x, num_classes, classifier_activation)
+    else:
+        x = network.pool(x, pooling)
 
     if source is not None:
         # Layers before `input_tensor` are not ours and keep their weights.
-        load_weights_into(keras.Model(image, x), source, new_head=True)
+        load_weights_into(keras.Model(image, x, name=name), source, new_head=True)
     if input_tensor is not None:
         image = keras.utils.get_source_inputs(input_tensor)
         image = image[0] if len(image) == 1 else image
     return keras.Model(image, x, name=name)
 
 
-def _convolve(x: Tensor, normalization: str | None, width_multiplier: float) -> Tensor:
-    """Applies the blocks of `_BLOCKS`."""
-    for block, convolutions in _BLOCKS.items():
-        for layer_name, filters in convolutions:
-            x = layers.Conv2D(
-                _scaled(filters, width_multiplier),
-                3,
-                padding="same",
-                activation="relu",
-                name=f"{block}_{layer_name}",
-            )(x)
-        if block in _NORMALIZED_BLOCKS:
-            x = _normalize(x, normalization, block)
-        x = layers.MaxPooling2D(2, name=f"{block}_pool")(x)
-    return x
+def _check_data_format(data_format: str) -> None:
+    """Refuses what TensorFlow does not compute, or not everywhere, on a CPU."""
+    if data_format == "channels_last" or keras.backend.backend() != "tensorflow":
+        return
+    import tensorflow as tf
+
+    if not tf.config.list_physical_devices("GPU"):
+        raise ValueError(
+            "`image_data_format` of Keras must be 'channels_last' on TensorFlow "
+            "without a GPU, whose convolutions are channels last: call "
+            "`keras.config.set_image_data_format('channels_last')`. "
+            "Received: image_data_format='channels_first'"
+        )
 
 
 def _check_activation(classifier_activation: Any) -> None:
@@ -182,7 +191,11 @@ def _check_activation(classifier_activation: Any) -> None:
 
 
 def _image_shape(
-    input_shape: Any, input_tensor: Any, include_top: bool, shipped: str | None
+    input_shape: Any,
+    input_tensor: Any,
+    include_top: bool,
+    shipped: str | None,
+    data_format: str,
 ) -> tuple[int | None, ...]:
     """The shape of one image, checked, from the two arguments that give it."""
     if input_tensor is not None:
@@ -204,8 +217,8 @@ def _image_shape(
         shape = _as_shape(input_shape)
     else:
         size = IMAGE_SIZE if include_top else None
-        shape = _in_data_format(size, size, 3)
-    _check_image_shape(shape, include_top, shipped)
+        shape = _in_data_format(size, size, 3, data_format)
+    _check_image_shape(shape, include_top, shipped, data_format)
     return shape
 
 
@@ -220,16 +233,19 @@ def _as_shape(input_shape: Any) -> tuple[int | None, ...]:
 
 
 def _check_image_shape(
-    shape: tuple[int | None, ...], include_top: bool, shipped: str | None
+    shape: tuple[int | None, ...],
+    include_top: bool,
+    shipped: str | None,
+    data_format: str,
 ) -> None:
     received = f"Received: input_shape={shape}"
-    example = _in_data_format(IMAGE_SIZE, IMAGE_SIZE, 3)
+    example = _in_data_format(IMAGE_SIZE, IMAGE_SIZE, 3, data_format)
     if len(shape) != 3:
         raise ValueError(
             "`input_shape` must be a tuple of three integers, one image "
             f"without the batch axis, such as {example}. {received}"
         )
-    first = keras.config.image_data_format() == "channels_first"
+    first = data_format == "channels_first"
     channels, *sizes = shape if first else (shape[2], *shape[:2])
     if channels is None or channels < 1:
         raise ValueError(
@@ -255,25 +271,11 @@ def _check_image_shape(
 
 
 def _in_data_format(
-    height: int | None, width: int | None, channels: int
+    height: int | None, width: int | None, channels: int, data_format: str
 ) -> tuple[int | None, ...]:
-    if keras.config.image_data_format() == "channels_first":
+    if data_format == "channels_first":
         return (channels, height, width)
     return (height, width, channels)
-
-
-def _scaled(units: int, width_multiplier: float) -> int:
-    return max(1, round(units * width_multiplier))
-
-
-def _normalize(x: Tensor, normalization: str | None, block: str) -> Tensor:
-    first = keras.config.image_data_format() == "channels_first"
-    if normalization == "lrn":
-        return LocalResponseNormalization(name=f"{block}_lrn")(x)
-    if normalization == "batch":
-        axis = 1 if first else -1
-        return layers.BatchNormalization(axis=axis, name=f"{block}_bn")(x)
-    return x
 
 
 def preprocess_input(x: Tensor, data_format: str | None = None) -> Tensor:

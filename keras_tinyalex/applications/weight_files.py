@@ -21,8 +21,8 @@ _SAFETENSORS_OTHERS = ("I64", "I32", "I16", "I8", "U64", "U32", "U16", "U8", "BO
 # Of JSON, which takes ten times its size in memory; ours has 2 KB.
 _SAFETENSORS_HEADER_LIMIT = 1 << 20
 _HEAP = b"GCOL\1"  # signature and version of a heap in HDF5
-# Of groups in groups. A layer of a layer, as in Keras' wrappers, takes four.
-_MAX_DEPTH = 6
+# Of groups in groups: a model in a model in the model takes seven.
+_MAX_DEPTH = 7
 _FORMATS = "`.keras`, `.h5`, `.weights.h5` or `.safetensors`"
 
 
@@ -194,60 +194,66 @@ def _keras_layout(file: h5py.File, order: dict[str, list[str]]) -> dict[str, Arr
     """`layers/<any>/vars/<number>`; the attribute `name` of vars names the layer.
 
     Keras stores the optimizer beside the layers. Any other array is listed by its
-    path, so that it is found not to fit.
+    path, such as `layers/<any>/layers/<layer>/<variable>` of a model in the model.
     """
-    members = dict(_children(file))
-    layers = members.pop("layers", None)
-    if not isinstance(layers, h5py.Group):
-        raise ValueError("it has no group `layers`")
     arrays: dict[str, Array] = {}
-    members.pop("optimizer", None)
-    for key, member in members.items():
-        arrays.update(_arrays_below(member, key))
-    for key, layer in _children(layers):
-        parts = dict(_children(layer)) if _is_group(layer) else {"": layer}
-        variables = parts.pop("vars", None)
-        for part, member in parts.items():
-            arrays.update(_arrays_below(member, f"layers/{key}/{part}".rstrip("/")))
-        if variables is None or not _is_group(variables):
+    for key, member in _children(file):
+        if key == "optimizer":
             continue
-        layer_name = _layer_name(variables, key)
-        names = order.get(layer_name, [])
-        for number, dataset in _children(variables):
-            known = number.isdecimal() and int(number) < len(names)
-            variable = names[int(number)] if known else number
-            _add(arrays, f"{layer_name}/{variable}", dataset)
+        for path, array in _arrays_below(member, key, order):
+            short = path.removeprefix("layers/")
+            _add(arrays, short if short.count("/") == 1 else path, array)
     return arrays
 
 
 def _arrays_below(
-    item: h5py.Group | h5py.Dataset, path: str, depth: int = 0
-) -> Iterator[tuple[str, Array]]:
-    """The arrays in an item, by their paths."""
+    item: h5py.Group | h5py.Dataset,
+    path: str,
+    order: dict[str, list[str]],
+    depth: int = 0,
+) -> Iterator[tuple[str, h5py.Dataset]]:
+    """The arrays in an item by their paths, in which layers have their names."""
     if depth > _MAX_DEPTH:  # a group may be a member of itself
         raise ValueError(f"{path} is nested too deep")
-    if _is_group(item):
-        for key, child in _children(item):
-            yield from _arrays_below(child, f"{path}/{key}", depth + 1)
-    else:
-        yield path, _h5_array(item)
+    if not _is_group(item):
+        yield path, item
+        return
+    names: list[str] = []
+    folder, _, key = path.removesuffix("/vars").rpartition("/")
+    if path.endswith("/vars") and (folder == "layers" or "name" in item.attrs):
+        layer = _layer_name(item, key)
+        path, names = f"{folder}/{layer}".lstrip("/"), order.get(layer, [])
+    for key, child in _children(item):
+        known = key.isdecimal() and int(key) < len(names)
+        name = names[int(key)] if known else key
+        yield from _arrays_below(child, f"{path}/{name}", order, depth + 1)
 
 
 def _legacy_layout(file: h5py.File) -> dict[str, Array]:
-    """`[model_weights/]<layer>/.../<variable>`, with `:0` from older versions."""
+    """`[model_weights/]<layer>/.../<variable>`, with `:0` from older versions.
+
+    A model in the model is one of its layers: its arrays are listed as
+    `<model>/<layer>/<variable>`.
+    """
     members = dict(_children(file))
     layers = members.get("model_weights", file)
     arrays: dict[str, Array] = {}
     for layer_name, layer in _children(layers):
-        # Keras 3 nests at most layer/layer/variable; a file deeper than this is
-        # not one of Keras' and could be endless.
-        groups = [layer] if _is_group(layer) else []
+        # A file deeper than this is not one of Keras' and could be endless.
+        groups = [("", layer)] if _is_group(layer) else []
         for _ in range(4):
-            children = [child for group in groups for child in _children(group)]
-            for key, child in children:
+            children = [
+                (f"{folder}/{key}", child)
+                for folder, group in groups
+                for key, child in _children(group)
+            ]
+            for path, child in children:
                 if isinstance(child, h5py.Dataset):
-                    _add(arrays, f"{layer_name}/{key.removesuffix(':0')}", child)
-            groups = [child for _, child in children if _is_group(child)]
+                    folder, _, key = path.removesuffix(":0").rpartition("/")
+                    own = folder.rpartition("/")[2] in ("", layer_name)
+                    name = f"{'' if own else folder}/{key}"
+                    _add(arrays, layer_name + name, child)
+            groups = [child for child in children if _is_group(child[1])]
     return arrays
 
 

@@ -10,11 +10,13 @@ import keras
 import numpy as np
 
 from keras_tinyalex.aliases import PathLike
+from keras_tinyalex.applications.network import (
+    CLASSIFIER,
+    FIRST_LAYER,
+    TOP_LAYERS,
+    is_own_layer,
+)
 from keras_tinyalex.applications.weight_files import Array, open_weights
-
-# Layers that follow the convolutions, the last of which is the classifier.
-_TOP_LAYERS = ("fc1", "fc2", "predictions")
-_CLASSIFIER = _TOP_LAYERS[-1]
 
 
 def load_weights_into(
@@ -31,10 +33,12 @@ def load_weights_into(
             AlexNetMini. Layers are matched by name.
         path: A `.keras`, `.h5` (whole model or weights), `.weights.h5` or
             `.safetensors` file. Names in the latter are `block1_conv/kernel`.
-        new_head: Whether a file with another top is accepted. If the model has
-            no top, the top in the file is ignored. If the classifiers differ in
-            the number of classes, the model keeps its own, newly initialized
-            one, and warns. Defaults to `False`.
+        new_head: Whether a file with another head is accepted, of a model that
+            has an AlexNetMini beside other layers, or within another model.
+            What the model lacks of the file's head is ignored. What the file
+            lacks of the model's, from some dense layer to the classifier, or a
+            classifier for another number of classes, stays newly initialized,
+            and a warning says so. Defaults to `False`.
 
     Raises:
         ValueError: If the file cannot be read as weights, or does not fit.
@@ -53,7 +57,8 @@ def load_weights_into(
     order = {layer.name: [v.name for v in layer.weights] for layer in model.layers}
     with open_weights(path, order) as arrays:
         if new_head:
-            _drop_top(variables, arrays, path)
+            arrays = _network_arrays(variables, arrays, path)
+            _keep_new_head(variables, arrays, path)
         problems = _compare(variables, arrays)
         if problems:
             raise ValueError(
@@ -110,26 +115,67 @@ def _read_tensor(array: Array, dtype: str) -> tuple[Any, bool]:
     return (blocks[0] if len(blocks) == 1 else keras.ops.concatenate(blocks)), finite
 
 
-def _drop_top(variables: dict[str, Any], arrays: dict[str, Array], path: Path) -> None:
-    """Drops what belongs to another top from both sides, see `new_head`."""
-    if not any(name.startswith(f"{_CLASSIFIER}/") for name in variables):
-        for name in [n for n in arrays if n.split("/")[0] in _TOP_LAYERS]:
-            del arrays[name]
-        return
-    bias = f"{_CLASSIFIER}/bias"
-    if bias not in variables or bias not in arrays:
-        return
-    here, there = variables[bias].shape, arrays[bias].shape
-    if here == there or len(there) != 1:
-        return
-    for name in (f"{_CLASSIFIER}/kernel", bias):
-        del variables[name]
-        arrays.pop(name, None)
-    warnings.warn(
-        f"The weights in {path} are for {there[0]} classes and the model has "
-        f"{here[0]}: the body is loaded, and the classifier is new and untrained.",
-        stacklevel=4,
-    )
+def _network_arrays(
+    variables: dict[str, Any], arrays: dict[str, Array], path: Path
+) -> dict[str, Array]:
+    """The arrays of the one AlexNetMini in a file, wherever in it they are.
+
+    Those of layers that only another kind of AlexNetMini has stay among them, so
+    that they are found not to fit.
+    """
+    first = f"{FIRST_LAYER}/kernel"
+    places = {
+        name.removesuffix(first)
+        for name in arrays
+        if name == first or name.endswith(f"/{first}")
+    }
+    if len(places) > 1:
+        found = ", ".join(repr(place.rstrip("/")) for place in sorted(places))
+        raise ValueError(
+            f"The weights in {path} must be of one AlexNetMini, but {found} are "
+            "several. Load the model with `keras.models.load_model`, and save the "
+            "one that you want, `model.get_layer(name)`, to a file of its own."
+        )
+    place = places.pop() if places else ""
+    here = {name.split("/")[0] for name in variables}
+    others = () if here.intersection(TOP_LAYERS) else TOP_LAYERS
+    chosen = {}
+    for name in [name for name in arrays if name.startswith(place)]:
+        own = name.removeprefix(place)
+        layer = own.split("/")[0]
+        head = layer.removesuffix("_bn") in others
+        if layer in here or (is_own_layer(layer) and not head):
+            chosen[own] = arrays[name]
+    return chosen
+
+
+def _keep_new_head(
+    variables: dict[str, Any], arrays: dict[str, Array], path: Path
+) -> None:
+    """Drops the layers of the head that stay new from both sides; see `new_head`."""
+    there = {name.split("/")[0] for name in arrays}
+    new = [layer for layer in TOP_LAYERS if f"{layer}/kernel" in variables]
+    while new and new[0] in there:
+        new.pop(0)
+    reason = f"have no {', '.join(new)}"
+    bias = f"{CLASSIFIER}/bias"
+    if not new and bias in variables and bias in arrays:
+        here, found = variables[bias].shape, arrays[bias].shape
+        if here != found and len(found) == 1:
+            new = [CLASSIFIER]
+            reason = f"are for {found[0]} classes and the model has {here[0]}"
+    elif there.intersection(new):
+        return  # a gap within the head is a fault of the file
+    if new and there:
+        for name in [n for n in variables if n.split("/")[0] in new]:
+            del variables[name]
+            arrays.pop(name, None)
+        layers = "the classifier is" if new == [CLASSIFIER] else "these layers are"
+        warnings.warn(
+            f"The weights in {path} {reason}: the body is loaded, and {layers} new "
+            "and untrained.",
+            stacklevel=6,
+        )
 
 
 def _compare(variables: dict[str, Any], arrays: dict[str, Array]) -> list[str]:

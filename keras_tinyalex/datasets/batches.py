@@ -29,12 +29,15 @@ class LabelledArrays:
         labels: int64 array `(N,)`.
         class_names: Class names in label order.
         file_names: N paths, relative to the source.
+        weights: float32 array `(N,)`, what each image counts in the loss, or
+            `None`: all the same.
     """
 
     images: Images
     labels: Labels
     class_names: tuple[str, ...]
     file_names: tuple[str, ...]
+    weights: npt.NDArray[np.float32] | None = None
 
     def part(self, held_out: bool, fraction: float, seed: int) -> LabelledArrays:
         """Returns the held-out images of each class, or the other ones.
@@ -67,6 +70,7 @@ class LabelledArrays:
             self.labels[keep],
             self.class_names,
             tuple(self.file_names[i] for i in keep),
+            None if self.weights is None else self.weights[keep],
         )
 
 
@@ -134,7 +138,7 @@ class Batches(keras.utils.PyDataset):  # type: ignore[misc]
     def __len__(self) -> int:
         return -(-len(self.data.labels) // self.batch_size)
 
-    def __getitem__(self, index: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    def __getitem__(self, index: int) -> tuple[npt.NDArray[Any], ...]:
         if not 0 <= index < len(self):
             raise IndexError(f"batch {index} of {len(self)}")
         return self._batch(self.epoch, index)
@@ -167,18 +171,23 @@ class Batches(keras.utils.PyDataset):  # type: ignore[misc]
 
         # AutoGraph would take 0.05 s, and there is no control flow to convert.
         @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
-        def count_epochs(images: Any, labels: Any, epoch: Any) -> tuple[Any, Any]:
+        def count_epochs(*batch_and_epoch: Any) -> tuple[Any, ...]:
+            *batch, epoch = batch_and_epoch
             counted = tf.numpy_function(set_epoch, [epoch], tf.int64)
             with tf.control_dependencies([counted]):
-                return tf.identity(images), tf.identity(labels)
+                return tuple(tf.identity(array) for array in batch)
 
         shape, dtype = self.data.images.shape[1:], self.data.images.dtype
         labels = tf.TensorSpec((None,), self.data.labels.dtype)
         if self.one_hot:
             labels = tf.TensorSpec((None, len(self.class_names)), tf.float32)
         images = tf.TensorSpec((None, *shape), dtype)
-        signature = (images, labels, tf.TensorSpec((), tf.int64))
-        dataset = tf.data.Dataset.from_generator(one_epoch, output_signature=signature)
+        signature = [images, labels, tf.TensorSpec((), tf.int64)]
+        if self.data.weights is not None:
+            signature.insert(2, tf.TensorSpec((None,), tf.float32))
+        dataset = tf.data.Dataset.from_generator(
+            one_epoch, output_signature=tuple(signature)
+        )
         dataset = dataset.apply(tf.data.experimental.assert_cardinality(len(self)))
         # prefetch(AUTOTUNE), as in Keras, can wait at the end of an epoch for as long
         # as the epoch took, until the tuning thread wakes up.
@@ -192,9 +201,7 @@ class Batches(keras.utils.PyDataset):  # type: ignore[misc]
         dataset.file_names = self.file_names
         return dataset
 
-    def _batch(
-        self, epoch: int, index: int
-    ) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    def _batch(self, epoch: int, index: int) -> tuple[npt.NDArray[Any], ...]:
         first = index * self.batch_size
         chosen = self._epoch_order(epoch)[first : first + self.batch_size]
         images = self.data.images[chosen]
@@ -204,10 +211,16 @@ class Batches(keras.utils.PyDataset):  # type: ignore[misc]
             images = self.augmentation(images, generator)
         if self.one_hot:
             labels = np.eye(len(self.class_names), dtype=np.float32)[labels]
+        weights = None if self.data.weights is None else self.data.weights[chosen]
         mixed = self.mixed_epochs is None or epoch < self.mixed_epochs
         if self.mixing and mixed and generator.random() < self.mixing_probability:
-            images, labels = self.mixing(images, labels, generator)
-        return images, labels
+            if weights is None:
+                images, labels = self.mixing(images, labels, generator)
+            else:  # they are mixed like the labels
+                beside = np.column_stack([labels, weights])
+                images, beside = self.mixing(images, beside, generator)
+                labels, weights = beside[:, :-1], beside[:, -1]
+        return (images, labels) if weights is None else (images, labels, weights)
 
     def _epoch_order(self, epoch: int) -> npt.NDArray[np.int64]:
         cached, order = self._order

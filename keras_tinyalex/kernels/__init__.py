@@ -7,6 +7,7 @@ Layers call them while they train; inference and files know nothing of them.
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterable
 
 import keras
 
@@ -15,22 +16,22 @@ from keras_tinyalex.kernels import batch_normalization, dense
 __all__ = ["use_fused_ops"]
 
 
-def use_fused_ops(model: keras.Model) -> None:
+def use_fused_ops(layers: Iterable[keras.Layer]) -> None:
     """Lets `Dense` and `BatchNormalization` layers train with fused operations.
 
-    Layers of subclasses are left as they are. See `kernels.dense` and
-    `kernels.batch_normalization` for what is gained.
+    Other layers, and those of subclasses, are left as they are. See
+    `kernels.dense` and `kernels.batch_normalization` for what is gained.
 
     Args:
-        model: A built model whose layers are changed in place. Its config and
-            its files stay the same.
+        layers: Layers of one's own to change in place, with biases and scales.
+            Their configs and files stay the same.
 
     Examples:
         >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
-        >>> use_fused_ops(model)
+        >>> use_fused_ops(model.layers)
     """
     backend = keras.backend.backend()
-    for layer in model.layers:
+    for layer in layers:
         if type(layer) is keras.layers.Dense and backend in dense.BACKENDS:
             layer.call = functools.partial(dense.call, layer)
         if (

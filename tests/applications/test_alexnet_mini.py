@@ -1,4 +1,5 @@
 import contextlib
+import inspect
 
 import keras
 import numpy as np
@@ -133,6 +134,23 @@ def test_without_top(pooling, shape):
     assert y.shape == ((2, 5, 7, 64) if pooling is None else (2, 64))
 
 
+@pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow", reason="others compute channels first"
+)
+def test_channels_first_on_tensorflow_without_a_gpu(monkeypatch):
+    import tensorflow as tf
+
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [])
+    message = (
+        r"channels last: call `keras\.config\.set_image_data_format\('channels_last"
+    )
+    with channels_first(), pytest.raises(ValueError, match=message):
+        AlexNetMini(**{**SMALL, "input_shape": (3, 16, 16)})
+
+
+@pytest.mark.skipif(
+    keras.backend.backend() == "tensorflow", reason="needs a GPU on TensorFlow"
+)
 def test_channels_first_has_the_same_weights():
     last = AlexNetMini(**SMALL)
     with channels_first():
@@ -143,8 +161,6 @@ def test_channels_first_has_the_same_weights():
         batch = AlexNetMini(normalization="batch", include_top=False)
         assert batch.get_layer("block1_bn").axis == 1
     first.set_weights(last.get_weights())
-    if keras.backend.backend() == "tensorflow":
-        return  # TensorFlow has no channels-first convolution on every CPU
     x = pixels(2, 16, 16, 3)
     np.testing.assert_allclose(
         first.predict(x.transpose(0, 3, 1, 2), verbose=0),
@@ -213,6 +229,9 @@ def test_training_tells_colours_apart():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        ({"include_top": "tiny_imagenet_20"}, "`include_top` must be True or False"),
+        ({"include_top": np.zeros((1, 64, 64, 3))}, "`include_top` must be True or"),
+        ({"include_preprocessing": "net"}, "`include_preprocessing` must be True or"),
         ({"num_classes": 0}, "`num_classes` must be a positive integer.*=0"),
         ({"num_classes": True}, "`num_classes` must be a positive integer.*=True"),
         ({"num_classes": 2.0}, "`num_classes` must be a positive integer.*=2.0"),
@@ -247,6 +266,34 @@ def test_training_tells_colours_apart():
 def test_wrong_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
         AlexNetMini(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right"),
+    [
+        ("classes", "num_classes"),
+        ("activation", "classifier_activation"),
+        ("classifier", "classifier_activation"),
+        ("input_size", "input_shape"),
+        ("dropout_rate", "dropout"),
+        ("weight", "weights"),
+    ],
+)
+def test_a_misspelled_argument_names_the_right_one(wrong, right):
+    with pytest.raises(
+        TypeError, match=f"`{wrong}`: did you mean `{right}`.*{wrong}=10"
+    ):
+        AlexNetMini(**{wrong: 10})
+
+
+def test_arguments_have_the_order_of_keras_applications():
+    order = list(inspect.signature(keras.applications.VGG16).parameters)
+    names = ["num_classes" if name == "classes" else name for name in order]
+    assert list(inspect.signature(AlexNetMini).parameters)[:7] == names[:7]
+    with pytest.raises(
+        TypeError, match=r"no argument `pretrained`\. Its arguments are inc"
+    ):
+        AlexNetMini(pretrained=True)
 
 
 def test_input_tensor_and_shape_must_agree():
@@ -300,10 +347,16 @@ def test_weights_without_top(tmp_path):
         ops.convert_to_numpy(trained.get_layer("block3_conv3").kernel),
     )
     body.save_weights(path)
+    with pytest.warns(UserWarning, match="no fc1, fc2, predictions.*these layers are"):
+        model = AlexNetMini(**SMALL, weights=path)
+    np.testing.assert_array_equal(
+        ops.convert_to_numpy(model.get_layer("block3_conv3").kernel),
+        ops.convert_to_numpy(trained.get_layer("block3_conv3").kernel),
+    )
     with pytest.raises(
         ValueError, match=r"missing fc1/kernel, fc1/bias, fc2/kernel.* 2 more"
     ):
-        AlexNetMini(**SMALL, weights=path)
+        load_weights_into(model, path)
 
 
 def test_shipped_weights_fix_the_input_shape(tmp_path, monkeypatch):
