@@ -199,7 +199,7 @@ def _inputs_of(
     model: keras.Model, layer: keras.Layer, images: Images
 ) -> npt.NDArray[np.float32]:
     """What a model gives to a layer for images."""
-    before = keras.Model(model.inputs, layer.input)
+    before = keras.Model(model.input, layer.input)
     if [layer.name for layer in before.layers[1:]] == ["rescaling"]:
         # Not by the model, whose dtype policy may round pixels to bfloat16.
         return images.astype(np.float32) / np.float32(255)
@@ -246,7 +246,7 @@ def half_resolution_model(model: keras.Model, recipe: Recipe) -> keras.Model:
     # The layers are shared, not copied; this walks the graph, which may have
     # branches before the network.
     half = keras.models.clone_model(
-        keras.Model(model.inputs, model.outputs),
+        keras.Model(model.input, model.output),
         clone_function=lambda layer: layer,
         call_function=call,
     )

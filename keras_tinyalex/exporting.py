@@ -194,7 +194,11 @@ def _in_float32(model: keras.Model) -> keras.Model:
         return type(layer).from_config({**layer.get_config(), "dtype": "float32"})
 
     single = keras.models.clone_model(model, clone_function=copy, recursive=True)
-    single.set_weights(model.get_weights())
+    with tempfile.TemporaryDirectory() as folder:
+        # Loading restores what layers keep beside their weights, as Normalization.
+        weights = Path(folder, "copy.weights.h5")
+        model.save_weights(weights)
+        single.load_weights(weights)
     return single
 
 

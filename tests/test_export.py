@@ -169,3 +169,17 @@ def test_a_half_precision_model_inside_another_one_is_exported_in_float32(tmp_pa
 
 def test_the_package_offers_the_function():
     assert keras_tinyalex.export is exporting.export
+
+
+def test_a_float32_copy_keeps_statistics_and_inner_models():
+    normalization = keras.layers.Normalization()
+    normalization.adapt(np.array([126.0, 128.0])[:, None])  # mean 127, variance 1
+    half = keras.layers.Dense(1, dtype="mixed_bfloat16", kernel_initializer="ones")
+    inner = keras.Sequential([keras.Input((1,)), half])
+    inputs = keras.Input((1,))
+    model = keras.Model(inputs, inner(normalization(inputs)))
+    single = exporting._in_float32(model)
+    x = np.array([[127.0], [1151.0]], "float32")
+    np.testing.assert_allclose(single.predict(x, verbose=0), [[0], [1024]], atol=1e-2)
+    assert single.layers[-1].layers[-1].compute_dtype == "float32"
+    assert half.compute_dtype == "bfloat16"

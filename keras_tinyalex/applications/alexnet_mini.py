@@ -56,9 +56,11 @@ def AlexNetMini(
             Defaults to `True`.
         weights: `None` (random initialization), a name from
             `keras_tinyalex.list_weights()`, or the path of a `.keras`, `.h5`,
-            `.weights.h5` or `.safetensors` file. A classifier trained for
-            another number of classes is left out: the model keeps the body,
-            starts a new classifier and warns. Defaults to `None`.
+            `.weights.h5` or `.safetensors` file. The file may hold a model
+            with another head, or with an AlexNetMini as one of its layers: the
+            body is found in it. A classifier for another number of classes,
+            and dense layers that the file lacks, start anew, and a warning
+            says so. Defaults to `None`.
         input_tensor: Optional Keras tensor (the output of `keras.Input()` or
             of another layer) to use as the image input.
         input_shape: Shape of one image without the batch axis. With
@@ -92,7 +94,9 @@ def AlexNetMini(
 
     Raises:
         ValueError: If an argument is out of its range or two of them
-            contradict each other, or if `weights` do not fit the model.
+            contradict each other, if `weights` do not fit the model, or if the
+            data format is channels first on TensorFlow without a GPU.
+        TypeError: If there is no such argument.
 
     Examples:
         >>> model = AlexNetMini(num_classes=5)

@@ -157,25 +157,29 @@ def _keep_new_head(
     new = [layer for layer in TOP_LAYERS if f"{layer}/kernel" in variables]
     while new and new[0] in there:
         new.pop(0)
-    reason = f"have no {', '.join(new)}"
+    if not there or there.intersection(new):
+        return  # a gap is a fault of the file, not another head
     bias = f"{CLASSIFIER}/bias"
-    if not new and bias in variables and bias in arrays:
+    message = ""
+    if new:
+        message = (
+            f"The weights in {path} have no {', '.join(map(repr, new))}: the body is "
+            "loaded, and the model's are new and untrained."
+        )
+    elif bias in variables and bias in arrays:
         here, found = variables[bias].shape, arrays[bias].shape
         if here != found and len(found) == 1:
             new = [CLASSIFIER]
-            reason = f"are for {found[0]} classes and the model has {here[0]}"
-    elif there.intersection(new):
-        return  # a gap within the head is a fault of the file
-    if new and there:
-        for name in [n for n in variables if n.split("/")[0] in new]:
-            del variables[name]
-            arrays.pop(name, None)
-        layers = "the classifier is" if new == [CLASSIFIER] else "these layers are"
-        warnings.warn(
-            f"The weights in {path} {reason}: the body is loaded, and {layers} new "
-            "and untrained.",
-            stacklevel=6,
-        )
+            message = (
+                f"The weights in {path} are for {found[0]} classes and the model has "
+                f"{here[0]}: the body is loaded, and the classifier is new and "
+                "untrained."
+            )
+    for name in [name for name in variables if name.split("/")[0] in new]:
+        del variables[name]
+        arrays.pop(name, None)
+    if message:
+        warnings.warn(message, stacklevel=6)
 
 
 def _compare(variables: dict[str, Any], arrays: dict[str, Array]) -> list[str]:

@@ -21,7 +21,7 @@ def read_data(
     data: tuple[Any, Any, Any],
     steps: int | None,
     num_classes: int,
-    image_shape: tuple[int | None, ...],
+    model: keras.Model,
 ) -> LabelledArrays:
     """Returns images, labels and weights as arrays.
 
@@ -33,7 +33,7 @@ def read_data(
             iterable; then the others are `None`.
         steps: Number of batches to read; `None` reads them all.
         num_classes: Number of classes.
-        image_shape: Shape of one image, which may hold `None`.
+        model: The model to train on them.
 
     Raises:
         ValueError: If they are none of these, or do not fit the model.
@@ -51,8 +51,9 @@ def read_data(
             f"`y` must be the labels of the images. Received: {name}={type(x).__name__}"
             ", y=None"
         )
-    images = _images(name, _array(x), image_shape)
-    labels = _labels(_array(y), len(images), num_classes)
+    images = _array(x)
+    labels = _labels(name, _array(y), images, num_classes)
+    images = _pixels(name, images, model.input_shape[1:])
     names = tuple(str(label) for label in range(num_classes))
     weights = None if weights is None else _weights(_array(weights), len(images))
     return LabelledArrays(images, labels, names, ("",) * len(images), weights)
@@ -142,14 +143,14 @@ def _join(name: str, batches: Iterator[Any]) -> tuple[Any, Any, Any]:
     return joined[0], joined[1], joined[2] if len(joined) == 3 else None
 
 
-def _images(
+def _pixels(
     name: str, images: npt.NDArray[Any], image_shape: tuple[int | None, ...]
 ) -> Images:
     fits = images.ndim == 4 and all(
         length in (None, found)
         for length, found in zip(image_shape, images.shape[1:], strict=True)
     )
-    if not fits or not len(images):
+    if not fits:
         shape = ", ".join("any" if n is None else str(n) for n in image_shape)
         raise ValueError(
             f"`{name}` must be images of the model's shape, (N, {shape}). "
@@ -168,9 +169,15 @@ def _images(
     return images.round().astype(np.uint8)
 
 
-def _labels(labels: npt.NDArray[Any], count: int, num_classes: int) -> Labels:
+def _labels(
+    name: str, labels: npt.NDArray[Any], images: npt.NDArray[Any], num_classes: int
+) -> Labels:
     """Class numbers `(N,)`, of these, of `(N, 1)`, or of one-hot `(N, classes)`."""
-    received = f"Received: y of shape {labels.shape} and dtype {labels.dtype}"
+    count = len(images) if images.ndim else 0
+    received = (
+        f"Received: {name} of shape {images.shape}, y of shape {labels.shape} and "
+        f"dtype {labels.dtype}"
+    )
     numeric = labels.dtype.kind in "fiub" and len(labels.shape) > 0
     if numeric and labels.shape == (count, num_classes) and num_classes > 1:
         one_hot = np.isin(labels, (0, 1)).all() and (labels.sum(axis=1) == 1).all()
@@ -187,6 +194,8 @@ def _labels(labels: npt.NDArray[Any], count: int, num_classes: int) -> Labels:
             f"`y` must be {count} class numbers, (N,) or (N, 1), or one-hot "
             f"(N, {num_classes}). {received}"
         )
+    if not count:
+        raise ValueError(f"`{name}` must have at least one image. {received}")
     if labels.min() < 0 or labels.max() >= num_classes:
         raise ValueError(
             f"`y` must be class numbers from 0 to {num_classes - 1}; set `num_classes` "

@@ -157,12 +157,13 @@ class HyperAlexNetMini(keras_tuner.HyperModel):  # type: ignore[misc]
         model: keras.Model,
         x: Any = None,
         y: Any = None,
-        batch_size: None = None,
+        validation_data: Any = None,
         epochs: int | None = None,
+        *,
+        batch_size: None = None,
         verbose: str | int = "auto",
         callbacks: Any = None,
         validation_split: float = 0.0,
-        validation_data: Any = None,
         shuffle: bool = True,
         class_weight: dict[int, float] | None = None,
         sample_weight: Any = None,
@@ -186,15 +187,15 @@ class HyperAlexNetMini(keras_tuner.HyperModel):  # type: ignore[misc]
                 `keras.utils.PyDataset`, a generator or another iterable.
             y: Labels of an array `x`: class numbers `(N,)` or `(N, 1)`, or
                 one-hot `(N, num_classes)`.
-            batch_size: Must be `None`: the recipe has it.
+            validation_data: `(x, y)`, `(x, y, sample_weight)` or batches to
+                validate on.
             epochs: Epoch to stop after. Defaults to the recipe's epochs, which
                 are the length of its schedule in any case.
+            batch_size: Must be `None`: the recipe has it.
             verbose: See `keras.Model.fit`.
             callbacks: See `keras.Model.fit`.
             validation_split: Fraction of the images of each class, by seed 0,
                 to hold out and validate on, in [0, 1).
-            validation_data: `(x, y)`, `(x, y, sample_weight)` or batches to
-                validate on.
             shuffle: Whether each epoch has its own order. Defaults to `True`.
             class_weight: Weights in the loss by class number.
             sample_weight: Weights in the loss `(N,)` of an array `x`.
@@ -218,7 +219,7 @@ class HyperAlexNetMini(keras_tuner.HyperModel):  # type: ignore[misc]
         try:
             _check_options(batch_size, kwargs)
             train_data, val_data = self._splits(
-                images, val_images, validation_split, model.input_shape[1:]
+                images, val_images, validation_split, model
             )
             if class_weight is not None:
                 train_data = with_class_weight(train_data, class_weight)
@@ -251,13 +252,13 @@ class HyperAlexNetMini(keras_tuner.HyperModel):  # type: ignore[misc]
         images: tuple[Any, int | None],
         val_images: tuple[Any, int | None],
         validation_split: float,
-        image_shape: tuple[int | None, ...],
+        model: keras.Model,
     ) -> tuple[LabelledArrays, LabelledArrays | None]:
         """The images to train on, and those to validate on, if any."""
         check_number("validation_split", validation_split, minimum=0, below=1)
-        train_data = self._arrays("x", *images, image_shape)
+        train_data = self._arrays("x", *images, model)
         if val_images[0] is not None:
-            return train_data, self._arrays("validation_data", *val_images, image_shape)
+            return train_data, self._arrays("validation_data", *val_images, model)
         if not validation_split:
             return train_data, None
         return (
@@ -270,14 +271,14 @@ class HyperAlexNetMini(keras_tuner.HyperModel):  # type: ignore[misc]
         name: str,
         data: Any,
         steps: int | None,
-        image_shape: tuple[int | None, ...],
+        model: keras.Model,
     ) -> LabelledArrays:
         """The arrays of data, of which batches are read once: some end for good."""
         x, y, weights = as_three(name, data)
         for batches, arrays in self._read:
             if batches is x:
                 return arrays
-        arrays = read_data(name, (x, y, weights), steps, self.num_classes, image_shape)
+        arrays = read_data(name, (x, y, weights), steps, self.num_classes, model)
         if y is None:
             self._read.append((x, arrays))
         return arrays

@@ -75,9 +75,7 @@ def test_the_body_of_a_fine_tuned_model(tmp_path, make, suffix):
     path = tmp_path / f"tuned{suffix}"
     save(make(body), path)
     assert_body(make_model(**BODY, weights=path), body)
-    message = (
-        "have no fc1, fc2, predictions: the body is loaded, and these layers are new"
-    )
+    message = "have no 'fc1', 'fc2', 'predictions': the body is loaded, and the model's"
     with pytest.warns(UserWarning, match=message) as warned:
         model = make_model(num_classes=7, weights=path)
     assert_body(model, body)
@@ -100,7 +98,7 @@ def test_a_new_classifier_on_the_dense_layers(tmp_path, suffix):
     x = whole.get_layer("fc2_dropout").output
     path = tmp_path / f"tuned{suffix}"
     save(keras.Model(whole.input, layers.Dense(9, name="mine")(x)), path)
-    message = "have no predictions: the body is loaded, and the classifier is new"
+    message = "have no 'predictions': the body is loaded, and the model's are new"
     with pytest.warns(UserWarning, match=message):
         model = make_model(num_classes=9, weights=path)
     found, expected = arrays_of(model), arrays_of(whole)
