@@ -263,7 +263,7 @@ def test_names_that_are_not_utf_8(quick, monkeypatch):
     def load(*arguments):
         splits = load_splits(*arguments)
         renamed = [dataclasses.replace(s, class_names=names) for s in splits[:2]]
-        return training.Splits(*renamed, {})
+        return splits._replace(train=renamed[0], val=renamed[1], words={})
 
     load_splits = training.load_splits
     monkeypatch.setattr(training, "load_splits", load)
