@@ -236,6 +236,7 @@ def _evaluate(options: argparse.Namespace) -> Result:
     from keras_tinyalex.datasets.reading import read_split
     from keras_tinyalex.evaluation import evaluate
     from keras_tinyalex.labelled_data import image_shape
+    from keras_tinyalex.outputs import optional
 
     if options.plots:  # tried before the work
         Path(options.plots).mkdir(parents=True, exist_ok=True)
@@ -270,12 +271,19 @@ def _evaluate(options: argparse.Namespace) -> Result:
         f"top 1 {result.top1:.4f} (95% {low:.3f} to {high:.3f}), top 5 "
         f"{result.top5:.4f}, loss {result.loss:.4f}, n {result.n} ({split} images)"
     )
+    not_written: list[str] = []
     if options.plots:
         names = [readable_name(name, source.words) for name in class_names]
-        figures = visualization.plot_evaluation(result, data, names)
-        visualization.save_figures(Path(options.plots), figures)
-        _report(f"figures: {options.plots}")
-    return {**result.as_dict(), "split": split, "left_out": left_out}
+        with optional("plots", not_written):
+            figures = visualization.plot_evaluation(result, data, names)
+            visualization.save_figures(Path(options.plots), figures)
+            _report(f"figures: {options.plots}")
+    return {
+        **result.as_dict(),
+        "split": split,
+        "left_out": left_out,
+        "not_written": not_written,
+    }
 
 
 def add_predict(commands: Commands) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from keras_tinyalex import AlexNetMini, building
+from keras_tinyalex import AlexNetMini, building, visualization
 from keras_tinyalex.applications import save_model
 from keras_tinyalex.cli import main, make_parser
 from keras_tinyalex.datasets import source as sources
@@ -364,3 +364,20 @@ def test_tune_and_train_what_it_found(run, official_folder, tmp_path):
     assert (trained["recipe"], trained["epochs"]) == ("found-0", 1)
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert config["recipe"]["width_multiplier"] == 1 / 16
+
+
+def test_a_failed_figure_does_not_take_the_result_along(
+    run, official_folder, model_file, tmp_path, monkeypatch
+):
+    def fail(*arguments):
+        raise RuntimeError("no LaTeX")
+
+    monkeypatch.setattr(visualization, "plot_evaluation", fail)
+    command = ("evaluate", model_file, "--data", official_folder)
+    status, result, error = run(*command, "--plots", tmp_path / "plots", "--json")
+    assert (status, result["n"]) == (0, 6)
+    assert result["not_written"] == ["plots: no LaTeX"]
+    assert "plots cannot be written, all else can: no LaTeX" in error
+    status, _, error = run(*command, "--plots", official_folder / "wnids.txt")
+    assert status == 1
+    assert "top 1" not in error

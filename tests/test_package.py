@@ -19,7 +19,7 @@ TOOLS = {"aliases", "arguments", "files", "progress"}
 # Which other rooms a room may import; callers stand above what they call.
 ALLOWED = {
     "cli": {"applications", "datasets", "evaluation", "exporting", "labelled_data",
-            "machine", "recipes", "training", "tuning", "visualization"},
+            "machine", "outputs", "recipes", "training", "tuning", "visualization"},
     "tuning": {"building", "datasets", "fitting", "outputs", "recipes", "runs",
                "training", "visualization"},
     "training": {"applications", "building", "callbacks", "datasets", "evaluation",

@@ -141,12 +141,15 @@ def search(
             record = _recorder(trial_oracle, folder, keep, progress)
             trial_oracle.on_end = record
             record()
+            ended = len(trial_oracle.end_order)
             if role.chief:
                 distributed.serve(trial_oracle, role, folder, deadline, progress)
             else:
                 search_tuner.search()
             record()
     _raise_failure(trial_oracle)
+    if progress and ended == len(trial_oracle.end_order):
+        print(f"{folder} is finished: its trials were run before", file=sys.stderr)
     found = results.read_search(folder)
     if found.ranking:
         with optional("search.png"):

@@ -326,6 +326,8 @@ def test_results_go_to_standard_error(start, trained, capsys):
     assert out == ""
     assert error.count("trial 3 completed, val_accuracy") == 1
     assert "4 of 4" in error
+    # The second search has only read the first.
+    assert error.count("is finished: its trials were run before") == 1
 
 
 def test_bayesian_search_without_scikit_learn(start, monkeypatch):
