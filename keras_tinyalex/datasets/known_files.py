@@ -70,7 +70,7 @@ def conversion(suffix: str) -> str | None:
     if suffix in TABLES:
         return (
             f"write the images in the {suffix} file to class folders, as the page "
-            "'Folders and images' of the documentation shows"
+            "'Your own folders and images' of the documentation shows"
         )
     if suffix in OTHER_IMAGES:
         return f"save the {suffix} files as PNG or JPEG"

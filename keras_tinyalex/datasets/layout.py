@@ -16,7 +16,7 @@ from pathlib import Path
 from keras_tinyalex.aliases import PathLike
 from keras_tinyalex.datasets.annotations import read_annotations
 from keras_tinyalex.datasets.classes import compose
-from keras_tinyalex.datasets.images import IMAGE_FORMATS, IMAGE_SUFFIXES
+from keras_tinyalex.datasets.images import IMAGE_SUFFIXES
 from keras_tinyalex.datasets.known_files import (
     ANNOTATIONS,
     ARCHIVES,
@@ -320,7 +320,7 @@ class _Layout:
         ]
         kinds = Counter(suffix_of(name) or "no suffix" for name in others)
         listed = ", ".join(f"{kind} {count:,}" for kind, count in kinds.most_common())
-        formats = f"{', '.join(IMAGE_FORMATS[:-1])} or {IMAGE_FORMATS[-1]}"
+        formats = "JPEG, PNG, BMP, GIF or WebP"
         self._leave_out(f"files that are not {formats} images, {listed}", others)
 
     def _nothing_found(self) -> str:

@@ -115,7 +115,7 @@ class Source:
         found = [self.problems[name] for name in names if name in self.problems]
         if found:
             problems = list_problems(f"{self.location} has", found)
-            raise ValueError(f"{problems} Mend it, or choose other `classes`.")
+            raise ValueError(f"{problems} Fix it, or choose other `classes`.")
         return names
 
     def one_class_problem(self) -> list[str]:

@@ -196,7 +196,7 @@ def test_other_files_are_said_once(tmp_path, capsys):
     load_dataset(tmp_path)
     assert capsys.readouterr().err == (
         "left out: images in no class folder, or deeper than one (1): cat/sub/3.jpg\n"
-        "left out: files that are not JPEG, PNG, BMP, GIF or WEBP images, "
+        "left out: files that are not JPEG, PNG, BMP, GIF or WebP images, "
         ".tif 1, .heic 1, no suffix 1 (3): cat/1.tif, cat/2.heic, cat/photo\n"
     )
 
