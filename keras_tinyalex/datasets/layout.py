@@ -29,6 +29,14 @@ from keras_tinyalex.datasets.known_files import (
     conversion,
     suffix_of,
 )
+from keras_tinyalex.datasets.paths import (
+    is_alone,
+    is_in,
+    list_folders,
+    name_of,
+    parent,
+    shallowest,
+)
 from keras_tinyalex.datasets.source import LabelledImage, LeftOut, Source
 from keras_tinyalex.datasets.trees import Tree, open_tree
 
@@ -146,12 +154,12 @@ class _Layout:
         folders = self.tree.folders
         runs = [path for path, files in folders.items() if set(files) >= RUN_FILES]
         figures = [p for p, files in folders.items() if files and set(files) <= FIGURES]
-        tops = _shallowest([*runs, *figures])
+        tops = shallowest([*runs, *figures])
         self._leave_out("folders that keras-tinyalex wrote", tops)
         for path in [path for path in folders if path.startswith(tuple(tops))]:
             del folders[path]
-        for above in map(_parent, tops):
-            if above and not folders.get(above, True) and _is_alone(above, folders):
+        for above in map(parent, tops):
+            if above and not folders.get(above, True) and is_alone(above, folders):
                 del folders[above]  # "runs/", which held nothing else
 
     # ---------------------------------------------------------- where they lie
@@ -163,14 +171,14 @@ class _Layout:
             parts = folder.split("/")[:-1]
             for depth, name in enumerate(parts):
                 below = parts[depth + 1 :]
-                if _split_of(name) == "train" and below not in ([], [IMAGES]):
+                if _split_of(f"{name}/") == "train" and below not in ([], [IMAGES]):
                     roots.add("".join(f"{part}/" for part in parts[:depth]))
                     break
-        tops = _shallowest(roots)
+        tops = shallowest(roots)
         if len(tops) > 1:
             raise ValueError(
                 f"`source` must be one data set, but it holds {len(tops)}: "
-                f"{_first(tops)}. Pass the path of one of them. {self.received}"
+                f"{list_folders(tops)}. Pass the path of one of them. {self.received}"
             )
         return tops[0] if tops else None
 
@@ -185,14 +193,14 @@ class _Layout:
                     "folder, or sort the images with keras-tinyalex prepare. "
                     f"{self.received}"
                 )
-        tops = _shallowest({_parent(folder) for folder in of_classes if folder})
-        if not tops or all(_split_of(_name(folder)) for folder in of_classes):
+        tops = shallowest({parent(folder) for folder in of_classes if folder})
+        if not tops or all(_split_of(folder) for folder in of_classes):
             raise ValueError(self._nothing_found())
         if len(tops) > 1:
             raise ValueError(
                 "`source` must have all its class folders in one folder, but they lie "
-                f"in {len(tops)}: {_first(tops)}. Pass the path of one of them, or "
-                f"bring the class folders together. {self.received}"
+                f"in {len(tops)}: {list_folders(tops)}. Pass the path of one of them, "
+                f"or bring the class folders together. {self.received}"
             )
         return tops[0]
 
@@ -223,17 +231,22 @@ class _Layout:
 
     def _find_split_folders(self, root: str) -> dict[str, str]:
         """Returns the folder of each split."""
-        found: dict[str, str] = {}
+        found: dict[str, list[str]] = {}
         for folder in sorted(self.tree.folders):
-            if _is_in(folder, root) and (split := _split_of(_name(folder))):
-                if split in found and self._has_images(folder):
-                    raise ValueError(
-                        f"`source` must have one folder of {split} images, but it has "
-                        f"{found[split]} and {folder}. Remove or rename one of them. "
-                        f"{self.received}"
-                    )
-                found.setdefault(split, folder)
-        return found
+            if is_in(folder, root) and (split := _split_of(folder)):
+                found.setdefault(split, []).append(folder)
+        for split, folders in found.items():
+            full = [folder for folder in folders if self._has_images(folder)]
+            if len(full) > 1:
+                raise ValueError(
+                    f"`source` must have one folder of {split} images, but it has "
+                    f"{list_folders(full)}. Remove or rename all but one. "
+                    f"{self.received}"
+                )
+            found[split] = full
+            empty = [folder for folder in folders if folder not in full]
+            self._leave_out("splits without an image", empty)
+        return {split: full[0] for split, full in found.items() if full}
 
     def _has_images(self, folder: str) -> bool:
         return any(path.startswith(folder) for path in self.images)
@@ -255,7 +268,7 @@ class _Layout:
         if unsorted:
             if ANNOTATIONS not in self.tree.folders[folder]:
                 raise ValueError(
-                    f"`source` has images in {_first(unsorted)} but no "
+                    f"`source` has images in {list_folders(unsorted)} but no "
                     f"{folder}{ANNOTATIONS} with their labels; restore that file from "
                     "the official archive, or sort them into class folders. "
                     f"{self.received}"
@@ -270,7 +283,7 @@ class _Layout:
         found = []
         for folder in list(self.images):
             of_class = _class_folder(folder)
-            if of_class not in levels and _parent(of_class) in levels:
+            if of_class not in levels and parent(of_class) in levels:
                 class_name = _class_name(of_class)
                 names = self.images.pop(folder)
                 found += [LabelledImage(folder + name, class_name) for name in names]
@@ -282,7 +295,7 @@ class _Layout:
         no_images = []
         for folder in self.tree.folders:
             name = _class_name(folder)
-            if not _is_in(folder, level) or name in classes or name == IMAGES:
+            if not is_in(folder, level) or name in classes or name == IMAGES:
                 continue
             below = [p for p in self.tree.folders if p.startswith(folder)]
             suffixes = Counter(
@@ -300,7 +313,7 @@ class _Layout:
             else:
                 no_images.append(folder)
         for link in self.tree.broken:
-            if _is_in(f"{link}/", level) and not _is_image(link):
+            if is_in(f"{link}/", level) and not _is_image(link):
                 self.problems[_class_name(f"{link}/")] = f"{link} is a link to nothing"
         self._leave_out("folders without an image", no_images)
 
@@ -324,7 +337,7 @@ class _Layout:
         self._leave_out(f"files that are not {formats} images, {listed}", others)
 
     def _nothing_found(self) -> str:
-        loose = ("", f"{IMAGES}/", *(f for f in self.images if _split_of(_name(f))))
+        loose = ("", f"{IMAGES}/", *(f for f in self.images if _split_of(f)))
         if any(folder in self.images for folder in loose):
             hint = (
                 "its images lie in no class folder. Sort them into one folder a class, "
@@ -361,47 +374,14 @@ def _is_image(name: str) -> bool:
     return name.lower().endswith(SUFFIXES)
 
 
-def _split_of(name: str) -> str | None:
-    return SPLIT_NAMES.get(name.lower())
-
-
-def _parent(folder: str) -> str:
-    """Returns "a/" of "a/b/", and "" of "a/"."""
-    parent, separator, _ = folder[:-1].rpartition("/")
-    return parent + separator
-
-
-def _is_in(folder: str, parent: str) -> bool:
-    return folder != parent and _parent(folder) == parent
-
-
-def _name(folder: str) -> str:
-    return folder[:-1].rpartition("/")[2]
+def _split_of(folder: str) -> str | None:
+    return SPLIT_NAMES.get(name_of(folder).lower())
 
 
 def _class_folder(folder: str) -> str:
     """Returns the folder itself, or the one above its folder "images"."""
-    return _parent(folder) if _name(folder) == IMAGES else folder
+    return parent(folder) if name_of(folder) == IMAGES else folder
 
 
 def _class_name(folder: str) -> str:
-    return compose(_name(folder))
-
-
-def _shallowest(folders: Iterable[str]) -> list[str]:
-    """Returns the folders that lie in none of the others."""
-    tops: list[str] = []
-    for folder in sorted(folders):
-        if not any(folder.startswith(top) for top in tops):
-            tops.append(folder)
-    return tops
-
-
-def _is_alone(folder: str, folders: Iterable[str]) -> bool:
-    """Whether no folder lies in this one."""
-    return not any(other.startswith(folder) for other in folders if other != folder)
-
-
-def _first(folders: Iterable[str], count: int = 3) -> str:
-    names = [folder or "the folder itself" for folder in sorted(folders)]
-    return ", ".join(names[:count]) + (", ..." if len(names) > count else "")
+    return compose(name_of(folder))

@@ -114,7 +114,8 @@ def test_keras_is_loaded_for_batches_only(official_folder, tmp_path):
 import sys
 from keras_tinyalex.datasets import (
     annotations, cache, classes, download, extract, images, known_files, layout,
-    manifest, plan, publish, reading, restructure, sample, source, tiny_imagenet, trees,
+    manifest, paths, plan, publish, reading, restructure, sample, source,
+    tiny_imagenet, trees,
 )
 assert tiny_imagenet.class_names(1) == ("n01443537",)
 tiny_imagenet.restructure({str(official_folder)!r}, {str(tmp_path / "sorted")!r})

@@ -65,9 +65,17 @@ def test_test_images_beside_val_are_left_out(tmp_path):
 def test_two_folders_of_one_split(tmp_path):
     write(tmp_path, *(f"train/{n}" for n in TRAIN), "val/cat/1.jpg", "valid/cat/1.jpg")
     with pytest.raises(
-        ValueError, match="one folder of val images, but it has val/ an"
+        ValueError, match="one folder of val images, but it has val/, v"
     ):
         open_source(tmp_path)
+
+
+def test_a_split_without_an_image_is_left_out(tmp_path):
+    write(tmp_path, *(f"train/{name}" for name in TRAIN), "dev/cat/1.heic", "val/x.txt")
+    assert found(tmp_path) == {"train": "cat:2 dog:2"}
+    assert left_out(tmp_path)["splits without an image"] == ("dev/", "val/")
+    write(tmp_path, "val/dog/1.jpg")
+    assert found(tmp_path) == {"train": "cat:2 dog:2", "val": "dog:1"}
 
 
 def test_a_class_may_have_the_name_of_a_split(tmp_path):
