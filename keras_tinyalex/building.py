@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
-from keras_tinyalex.aliases import Images, Tensor
+from keras_tinyalex.aliases import Images, PathLike, Tensor
 from keras_tinyalex.applications.alexnet_mini import build_alexnet_mini
 from keras_tinyalex.applications.network import (
     CLASSIFIER,
@@ -25,15 +25,33 @@ from keras_tinyalex.optimizers import Muon
 from keras_tinyalex.recipes import Recipe
 
 
-def build(recipe: Recipe, data: LabelledArrays, seed: int) -> keras.Model:
-    """Returns the model of a recipe, compiled to train on `data`."""
+def build(
+    recipe: Recipe,
+    data: LabelledArrays,
+    seed: int,
+    weights: PathLike | None = None,
+) -> keras.Model:
+    """Returns the model of a recipe, compiled to train on `data`.
+
+    Args:
+        recipe: A `Recipe`.
+        data: The training images.
+        seed: Seed of the weights and of dropout.
+        weights: Where training starts, as in `AlexNetMini`. Defaults to `None`:
+            `recipe.initialization`.
+
+    Raises:
+        ValueError: If `weights` do not fit.
+    """
     model = build_model(
         recipe,
         seed,
         num_classes=len(data.class_names),
         input_shape=data.images.shape[1:],
+        weights=weights,
     )
-    initialize(model, recipe, data.images, seed)
+    if weights is None:
+        initialize(model, recipe, data.images, seed)
     compile_model(model, recipe, len(data.labels))
     return model
 

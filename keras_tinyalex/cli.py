@@ -181,6 +181,8 @@ def add_train(commands: Commands) -> None:
     add("--data", default="sample", help=f"{SOURCE} (default: sample)")
     add("--recipe", default="baseline", help=f"{RECIPE} (default: baseline)")
     add("--classes", type=_classes, help=f"{CLASSES} (default: 20, or all if fewer)")
+    add("--weights", help=f"where training starts: {MODEL} (default: random)")
+    add("--image-size", type=_positive, metavar="N", help="in pixels (default: 64)")
     add("--epochs", type=_positive, help="replaces the recipe's")
     add("--batch-size", type=_positive, help="replaces the recipe's")
     add("--seed", type=_non_negative, default=0, help="default: 0")
@@ -204,6 +206,8 @@ def _train(options: argparse.Namespace) -> Result:
         options.output,
         options.seed,
         options.resume,
+        weights=options.weights,
+        image_size=options.image_size,
         epochs=options.epochs,
         batch_size=options.batch_size,
         dtype=options.dtype,

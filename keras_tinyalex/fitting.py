@@ -9,6 +9,7 @@ from typing import Any
 import keras
 
 from keras_tinyalex import augmentation
+from keras_tinyalex.aliases import PathLike
 from keras_tinyalex.building import build, half_resolution_model
 from keras_tinyalex.callbacks import (
     Checkpoint,
@@ -32,6 +33,7 @@ class ResumableFit:
         val_data: To validate on after each epoch.
         seed: Seed >= 0 of weights, dropout, order and augmentation.
         folder: For `history.csv` and `checkpoints/`.
+        weights: Where training starts, as in `AlexNetMini`, or `None`.
 
     Attributes:
         model: The compiled model, with the weights of the newest checkpoint.
@@ -48,9 +50,10 @@ class ResumableFit:
         val_data: LabelledArrays,
         seed: int,
         folder: Path,
+        weights: PathLike | None = None,
     ) -> None:
         self.recipe = recipe
-        self.model = build(recipe, train_data, seed)
+        self.model = build(recipe, train_data, seed, weights)
         self.batches, self.val_batches = make_batches(
             recipe, train_data, val_data, seed
         )

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import hashlib
+import os
 import sys
 import time
 from datetime import datetime
@@ -11,12 +14,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from keras_tinyalex import machine, recipes, runs
 from keras_tinyalex.aliases import PathLike
+from keras_tinyalex.applications.alexnet_mini import MIN_IMAGE_SIZE
 from keras_tinyalex.applications.model_files import save_model
+from keras_tinyalex.applications.shipped import find_weights
 from keras_tinyalex.arguments import check_integer, check_number
 from keras_tinyalex.building import fold_batch_norm
 from keras_tinyalex.callbacks import History
 from keras_tinyalex.datasets.batches import LabelledArrays
 from keras_tinyalex.datasets.classes import Classes
+from keras_tinyalex.datasets.images import IMAGE_SIZE
 from keras_tinyalex.datasets.layout import open_source
 from keras_tinyalex.datasets.reading import read_split
 from keras_tinyalex.datasets.source import LeftOut, Source
@@ -44,6 +50,8 @@ def train(
     seed: int = 0,
     resume: bool = True,
     *,
+    weights: PathLike | None = None,
+    image_size: int | tuple[int, int] | None = None,
     epochs: int | None = None,
     batch_size: int | None = None,
     dtype: str | None = None,
@@ -77,6 +85,11 @@ def train(
         seed: Seed >= 0 of weights, dropout, order and augmentation.
         resume: Whether to resume a stopped run in `output`. `False` removes
             what the run folder holds and starts again. Defaults to `True`.
+        weights: Where training starts: a name or file as in `AlexNetMini`; the
+            classifier is new where the classes differ. Defaults to `None`:
+            random weights.
+        image_size: Size to which images are resized, an integer or
+            `(height, width)` in pixels, at least 8. Defaults to `None`: 64x64.
         epochs: Replaces the recipe's; see `Recipe.over`.
         batch_size: Replaces the recipe's.
         dtype: Dtype policy that replaces the recipe's, or `"auto"`: the
@@ -111,7 +124,9 @@ def train(
     started = time.monotonic()
     recipe = _adjusted(recipes.get(recipe), epochs, batch_size, dtype)
     seed = check_integer("seed", seed, minimum=0)
-    splits = load_splits(data, classes, validation_split, progress)
+    size = _image_size(image_size)
+    path = None if weights is None else _find_weights(weights, recipe)
+    splits = load_splits(data, classes, validation_split, progress, size)
     folder = Path(output) if output else runs.default_folder(recipe.name, data, seed)
     decisive = {
         "recipe": recipe.as_dict(),
@@ -121,6 +136,8 @@ def train(
         "train_sha256": runs.data_digest(splits.train),
         "val_sha256": runs.data_digest(splits.val),
     }
+    if path is not None:
+        decisive["weights_sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
     config = runs.with_fingerprint(data, decisive)
     runs.claim(folder, runs.RUN)
     with runs.lock(folder):
@@ -132,7 +149,7 @@ def train(
             if progress:
                 _report_finished(run)
             return run
-        return _train(recipe, seed, folder, splits, progress, started)
+        return _train(recipe, seed, folder, splits, progress, started, path)
 
 
 def _train(
@@ -142,10 +159,11 @@ def _train(
     splits: Splits,
     progress: bool,
     started: float,
+    weights: Path | None,
 ) -> Run:
     """Trains in a begun run folder, from its newest checkpoint."""
     recipe = runs.resolve_dtype(recipe, folder, progress)
-    fit = ResumableFit(recipe, splits.train, splits.val, seed, folder)
+    fit = ResumableFit(recipe, splits.train, splits.val, seed, folder, weights)
     done, history = fit.initial_epoch, fit.history
     if progress:
         _report_start(folder, done, recipe.epochs)
@@ -225,6 +243,30 @@ def _adjusted(
     return recipe if epochs is None else recipe.over(epochs)
 
 
+def _find_weights(weights: PathLike, recipe: Recipe) -> Path:
+    if recipe.folded_batch_norm:
+        raise ValueError(
+            f"`weights` must be None for the recipe {recipe.name!r}: its batch "
+            "normalization would change what the weights compute. Choose a recipe "
+            "without `folded_batch_norm`, such as 'baseline'. "
+            f"Received: weights={os.fspath(weights)!r}"
+        )
+    return find_weights(weights)
+
+
+def _image_size(image_size: int | tuple[int, int] | None) -> tuple[int, int]:
+    if image_size is None:
+        return IMAGE_SIZE
+    pair = image_size if isinstance(image_size, tuple | list) else (image_size,) * 2
+    sizes = [check_integer("image_size", size) for size in pair]
+    if len(sizes) != 2 or min(sizes) < MIN_IMAGE_SIZE:
+        raise ValueError(
+            f"`image_size` must be an integer of at least {MIN_IMAGE_SIZE}, or two as "
+            f"(height, width). Received: image_size={image_size!r}"
+        )
+    return sizes[0], sizes[1]
+
+
 class Splits(NamedTuple):
     """The images of a training.
 
@@ -246,6 +288,7 @@ def load_splits(
     classes: Classes = None,
     validation_split: float | None = None,
     progress: bool = False,
+    image_size: tuple[int, int] = IMAGE_SIZE,
 ) -> Splits:
     """Loads the images of a training; the arguments are those of `train`."""
     if validation_split is not None:
@@ -258,9 +301,12 @@ def load_splits(
             f"`data` must have two or more classes, but {problem[0]}. "
             f"Received: data={str(data)!r}"
         )
-    train_data = read_split(source, "train", names, progress=progress, cache=True)
+    read = functools.partial(
+        read_split, source, image_size=image_size, progress=progress, cache=True
+    )
+    train_data = read("train", names)
     if validation_split is None and "val" in source.images:
-        val_data = read_split(source, "val", names, progress=progress, cache=True)
+        val_data = read("val", names)
         return Splits(train_data, val_data, source.words, left_out)
     fraction = validation_split or DEFAULT_VALIDATION_SPLIT
     rest = train_data.part(False, fraction, seed=0)

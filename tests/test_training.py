@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import hashlib
 import json
 import os
 import random
@@ -330,3 +331,39 @@ def test_wrong_validation_split_is_refused_before_any_work(quick, tmp_path, frac
     with pytest.raises(ValueError, match="`validation_split` must be a finite number"):
         quick(validation_split=fraction)
     assert not (tmp_path / "run").exists()
+
+
+def test_weights_are_where_training_starts(quick, tmp_path):
+    """At a rate of almost zero, the body stays that of the file."""
+    first = quick(epochs=1)
+    slow = dataclasses.replace(recipes.BASELINE, learning_rate=1e-12)
+    path = first.path / "model.keras"
+    with pytest.warns(UserWarning, match="the classifier is new and untrained"):
+        run = quick("tuned", slow, weights=path, classes=2, epochs=1)
+    for layer in ("block1_conv", "block3_conv3", "fc2"):
+        expected = np.array(first.model.get_layer(layer).kernel)
+        found = np.array(run.model.get_layer(layer).kernel)
+        assert np.abs(found - expected).max() < 1e-6
+    config = json.loads((run.path / "config.json").read_text())
+    assert config["weights_sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    with pytest.raises(ValueError, match="weights_sha256 differ"):
+        quick("tuned", slow, classes=2, epochs=1)
+
+
+def test_weights_do_not_fit_a_recipe_with_batch_normalization(quick, tmp_path):
+    with pytest.raises(ValueError, match="must be None for the recipe 'best'"):
+        quick(recipe="best", weights="tiny_imagenet_20")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("size", "shape"), [(16, (16, 16)), ((24, 32), (24, 32))])
+def test_other_image_sizes(quick, official_folder, size, shape):
+    run = quick(image_size=size, epochs=1)
+    assert run.model.input_shape == (None, *shape, 3)
+    assert evaluate(run.model, official_folder).n == 6
+
+
+@pytest.mark.parametrize("size", [4, (64,), (64, 4), "64", 64.5])
+def test_wrong_image_sizes(quick, size):
+    with pytest.raises(ValueError, match="`image_size` must be"):
+        quick(image_size=size)
