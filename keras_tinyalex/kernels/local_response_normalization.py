@@ -1,169 +1,60 @@
-"""The sums of local response normalization, and its kernels for training.
+"""Kernels of local response normalization for training.
 
-The sum over a window of channels is a product with a banded matrix of zeros and ones:
-outside of a compiler that is far faster than slices or pooling. In training, TensorFlow
-and JAX compile a sum of slices by XLA, forward and backward; on PyTorch the gradient is
-written by hand.
+JAX trains with a sum of slices, which XLA compiles, and so does TensorFlow in `fit`.
+On PyTorch the gradient is written by hand.
 """
 
 from __future__ import annotations
 
 import functools
-import math
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from typing import Any
 
 import keras
-import numpy as np
-import numpy.typing as npt
 from keras import ops
 
-from keras_tinyalex.aliases import Tensor
+from keras_tinyalex.kernels.window_sums import (
+    FOR_INFINITY,
+    FOR_NAN,
+    Kernel,
+    Window,
+    full_precision,
+    gradient,
+    gradient_formula,
+    inverse_power,
+    power_of_root,
+    roots,
+    sums_of_slices,
+    wide_dtype,
+    widen,
+    zero_if_not_finite,
+)
 
-# 0 * NaN and 0 * infinity are NaN: one such square would spread through the banded
-# product to every channel. Finite numbers stand for them: a NaN becomes so negative
-# that its windows sum to less than zero, whose root is NaN again.
-_FOR_NAN = {"float32": -3e38, "float64": -1.5e308}
-_FOR_INFINITY = {"float32": 1e37, "float64": 5e306}
 # Up to so many channels in a window, slices cost less than a product.
 MAX_SLICES = 32
+# TensorFlow compiles for each batch size anew. It compiles only for powers of two, of
+# at least so many: few sizes, and those that people train with.
+MIN_COMPILED_BATCH = 16
 # Values in a chunk of a batch on torch: 2 MB of float32, which the cache holds.
 CHUNK_SIZE = 1 << 19
 
-# Takes and gives tensors of the layer's dtype.
-Kernel = Callable[[Tensor], Tensor]
-
-
-@dataclass(frozen=True)
-class Window:
-    """A window over channels and the constants of the layer.
-
-    Attributes:
-        depth_radius: Channels on each side, >= 0.
-        bias: Offset of the sum, > 0.
-        alpha: Factor of the sum.
-        beta: Exponent.
-        channels: Number of all channels.
-        channel_axis: `-1`, or `1` for channels first.
-    """
-
-    depth_radius: int
-    bias: float
-    alpha: float
-    beta: float
-    channels: int
-    channel_axis: int
-
-    @functools.cached_property
-    def band(self) -> npt.NDArray[np.float64]:
-        """The 0/1 matrix `(C, C)` that sums over the window.
-
-        It follows from the arguments: it is a constant and not a weight.
-        """
-        index = np.arange(self.channels)
-        distance = np.abs(index[:, None] - index[None, :])
-        radius = min(self.depth_radius, self.channels)
-        band: npt.NDArray[np.float64] = (distance <= radius).astype("float64")
-        return band
-
-
-def wide_dtype(dtype: str) -> str:
-    """The dtype of the sums: half precision has too few digits for them."""
-    return "float64" if dtype == "float64" else "float32"
-
-
-def inverse_power(base: Tensor, beta: float) -> Tensor:
-    """`base ** -beta`, without `pow` for the usual values; NaN below zero."""
-    return _power_of_root(ops.rsqrt(base), beta)
-
-
-def _power_of_root(root: Tensor, beta: float) -> Tensor:
-    """`base ** -beta` from `root = base ** -0.5`."""
-    if beta == 0.5:
-        return root
-    if beta == 0.75:
-        return root * ops.sqrt(root)
-    if beta == 1.0:
-        return root * root
-    return ops.power(root, 2.0 * beta)
-
-
-def window_sums(squares: Tensor, window: Window, differentiable: bool) -> Tensor:
-    """Computes `bias + alpha * sums` of squares over the window.
-
-    Args:
-        squares: float32 or float64 tensor; NaN and infinity stay in their window.
-        window: The `Window`.
-        differentiable: Whether gradients through the result keep NaN and
-            infinity in their window, too. Costs passes over memory where nothing
-            is compiled.
-
-    Returns:
-        Tensor of the same shape and dtype.
-    """
-    base = _banded_product(_make_finite(squares), window)
-    if differentiable:
-        dtype = keras.backend.standardize_dtype(base.dtype)
-        sound = ops.abs(base) < 0.5 * window.alpha * _FOR_INFINITY[dtype]
-        base = ops.where(sound, base, ops.stop_gradient(base))
-    return base
-
-
-def _make_finite(squares: Tensor) -> Tensor:
-    # Exporters know no `nan_to_num`, and on torch `ops.minimum` makes float32 of
-    # float64.
-    dtype = keras.backend.standardize_dtype(squares.dtype)
-    nan = ops.convert_to_tensor(_FOR_NAN[dtype], dtype=dtype)
-    infinity = ops.convert_to_tensor(_FOR_INFINITY[dtype], dtype=dtype)
-    replacement = ops.where(ops.isnan(squares), nan, infinity)
-    return ops.where(squares <= infinity, squares, replacement)
-
-
-def _banded_product(squares: Tensor, window: Window) -> Tensor:
-    # `@`, because on torch `ops.matmul` multiplies float64 as float32. The factor is
-    # in the matrix, where it costs no pass over the values.
-    band = ops.convert_to_tensor(window.alpha * window.band, dtype=squares.dtype)
-    shape = ops.shape(squares)
-    with _full_precision():
-        if window.channel_axis == -1:
-            sums = ops.reshape(squares, (-1, window.channels)) @ band
-        else:
-            positions = math.prod(shape[2:])
-            matrices = (shape[0], window.channels, positions)
-            sums = band @ ops.reshape(squares, matrices)
-    if keras.backend.backend() == "tensorflow" and sums.ndim == 2:
-        # TensorFlow adds a vector to a product in the same pass.
-        sums = ops.add(sums, ops.full((window.channels,), window.bias, sums.dtype))
-    else:
-        sums += window.bias
-    return ops.reshape(sums, shape)
-
-
-def _full_precision() -> AbstractContextManager[Any]:
-    """Products of float32 in float32: on GPUs, JAX rounds to 10 bits before them."""
-    if keras.backend.backend() != "jax":
-        return nullcontext()
-    import jax
-
-    precision: AbstractContextManager[Any] = jax.default_matmul_precision("highest")
-    return precision
-
 
 def training_kernel(window: Window, formula: Kernel) -> Kernel | None:
-    """Returns the kernel of this backend for training, or `None`.
+    """Returns the kernel of this backend for training, or `None` for the formula.
 
     Args:
         window: The `Window`.
-        formula: The layer's formula in Keras operations, for gradients of the
-            gradient, which the kernel of torch does not know.
+        formula: The layer in differentiable Keras operations, for inputs that the
+            kernel is not made for.
     """
-    if keras.backend.backend() == "torch":
+    backend = keras.backend.backend()
+    if backend == "torch":
         return functools.partial(_torch_kernel, window=window, formula=formula)
-    size = 2 * min(window.depth_radius, window.channels) + 1
-    if size <= MAX_SLICES and can_compile():
-        return functools.partial(_xla_kernel, window=window)
+    if 2 * min(window.depth_radius, window.channels) + 1 > MAX_SLICES:
+        return None
+    if backend == "jax":
+        return functools.partial(_jax_kernel, window=window)
+    if _is_step_of_fit() and can_compile():
+        return functools.partial(_tensorflow_kernel, window=window, formula=formula)
     return None
 
 
@@ -171,6 +62,32 @@ def training_kernel(window: Window, formula: Kernel) -> Kernel | None:
 
 
 def _torch_kernel(x: Any, window: Window, formula: Kernel) -> Any:
+    import torch
+
+    # `torch.compile` and exporters read the operations.
+    traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    if traced or not _is_plain(x):
+        return formula(x)
+    return _torch_function().apply(x, window)
+
+
+def _is_plain(x: Any) -> bool:
+    """Whether operations on a tensor may write into memory.
+
+    The tensors of `torch.func` have no memory of their own; those of forward mode
+    carry tangents.
+    """
+    import torch
+
+    try:
+        x.data_ptr()
+    except RuntimeError:
+        return False
+    return torch.autograd.forward_ad.unpack_dual(x).tangent is None
+
+
+@functools.cache
+def _torch_function() -> Any:
     """Two products and few passes over memory, the gradient by hand.
 
     Each operation is a pass over all that it is given. On a CPU that is a chunk of
@@ -178,54 +95,77 @@ def _torch_kernel(x: Any, window: Window, formula: Kernel) -> Any:
     """
     import torch
 
-    beta = window.beta
+    class Normalize(torch.autograd.Function):  # type: ignore[misc]
+        @staticmethod
+        def forward(ctx: Any, x: Any, window: Window) -> Any:
+            y, roots = _torch_forward(x, window)
+            ctx.save_for_backward(x, roots)
+            ctx.window = window
+            return y
+
+        @staticmethod
+        def backward(ctx: Any, upstream: Any) -> Any:
+            x, roots = ctx.saved_tensors
+            plain = _is_plain(x) and _is_plain(upstream)
+            if plain and not torch.is_grad_enabled():
+                return _torch_gradient(x, roots, upstream, ctx.window), None
+            # The gradient will be differentiated, or is one of a batch.
+            return gradient_formula(x, upstream, ctx.window), None
+
+    return Normalize
+
+
+def _torch_forward(x: Any, window: Window) -> tuple[Any, Any]:
+    """The outputs, and the roots `base ** -0.5` for the gradient."""
+    import torch
+
+    name, weights = _torch_weights(x, window)
+    y, roots = torch.empty_like(x), torch.empty_like(x, dtype=weights.dtype)
+    for x_, root, y_ in _chunks(x, roots, y):
+        x_ = x_.to(weights.dtype)
+        squares = x_ * x_
+        squares.nan_to_num_(FOR_NAN[name], FOR_INFINITY[name])
+        sums = _torch_sums(squares, weights, window)
+        torch.rsqrt(sums.add_(window.bias), out=root)
+        torch.mul(x_, power_of_root(root, window.beta), out=y_)
+    return y, roots
+
+
+def _torch_gradient(x: Any, roots: Any, upstream: Any, window: Window) -> Any:
+    import torch
+
+    _, weights = _torch_weights(x, window)
+    weights *= 2 * window.beta
+    gradients = torch.empty_like(x)
+    for x_, root, dy, dx in _chunks(x, roots, upstream, gradients):
+        x_, scaled = x_.to(weights.dtype), dy * power_of_root(root, window.beta)
+        inner = scaled * x_
+        inner.mul_(root).mul_(root).nan_to_num_(0.0, 0.0, 0.0)
+        sums = _torch_sums(inner, weights, window)
+        torch.addcmul(scaled, sums, x_, value=-1.0, out=dx)
+    return gradients
+
+
+def _torch_weights(x: Any, window: Window) -> tuple[str, Any]:
+    """The dtype of the sums, and the banded matrix with `alpha` in it."""
+    import torch
+
     name = wide_dtype(keras.backend.standardize_dtype(x.dtype))
-    wide = getattr(torch, name)
-    band = torch.as_tensor(window.band, dtype=wide, device=x.device)
-
-    @ops.custom_gradient  # type: ignore[untyped-decorator]
-    def normalize(x: Any) -> tuple[Any, Any]:
-        y, roots = torch.empty_like(x), torch.empty_like(x, dtype=wide)
-        weights = window.alpha * band
-        for x_, root, y_ in _chunks(x, roots, y):
-            x_ = x_.to(wide)
-            squares = x_ * x_
-            squares.nan_to_num_(_FOR_NAN[name], _FOR_INFINITY[name])
-            sums = _torch_sums(squares, weights, window)
-            torch.rsqrt(sums.add_(window.bias), out=root)
-            torch.mul(x_, _power_of_root(root, beta), out=y_)
-
-        def gradient(x: Any, upstream: Any) -> Any:
-            if torch.is_grad_enabled():  # as in `backward(create_graph=True)`
-                y = formula(x.to(wide)).to(x.dtype)
-                return torch.autograd.grad(y, x, upstream, create_graph=True)[0]
-            gradients = torch.empty_like(x)
-            weights = 2 * window.alpha * beta * band
-            for x_, root, dy, dx in _chunks(x, roots, upstream, gradients):
-                x_, scaled = x_.to(wide), dy * _power_of_root(root, beta)
-                inner = scaled * x_
-                inner.mul_(root).mul_(root).nan_to_num_(0.0, 0.0, 0.0)
-                sums = _torch_sums(inner, weights, window)
-                torch.addcmul(scaled, sums, x_, value=-1.0, out=dx)
-            return gradients
-
-        return y, gradient
-
-    return normalize(x)
+    band = window.alpha * window.band
+    return name, torch.tensor(band, dtype=getattr(torch, name), device=x.device)
 
 
 def _torch_sums(values: Any, band: Any, window: Window) -> Any:
-    if window.channel_axis == -1 or values.ndim == 2:
-        return values @ band
-    return (band @ values.flatten(2)).reshape(values.shape)
+    with full_precision(values):
+        if window.channel_axis == -1 or values.ndim == 2:
+            return values @ band
+        return (band @ values.flatten(2)).reshape(values.shape)
 
 
 def _chunks(x: Any, *tensors: Any) -> Any:
     """The chunks of tensors along the batch, as tuples."""
-    import torch
-
     count = len(x)
-    if x.device.type == "cpu" and not torch.compiler.is_compiling():
+    if x.device.type == "cpu":
         count = CHUNK_SIZE * len(x) // max(1, x.numel())
     return zip(*(t.split(max(1, count)) for t in (x, *tensors)), strict=True)
 
@@ -233,73 +173,140 @@ def _chunks(x: Any, *tensors: Any) -> Any:
 # ----------------------------------------------------- TensorFlow and JAX: XLA
 
 
-def _xla_kernel(x: Tensor, window: Window) -> Tensor:
+def _jax_kernel(x: Any, window: Window) -> Any:
     """A sum of slices, which XLA compiles to few loops forward and few backward.
 
-    XLA fuses it with what is around it, but not the gradient that it would derive.
-    In slices nothing spreads beyond the window.
+    Half precision is read and written as it is; in between, XLA keeps float32.
     """
-    radius = min(window.depth_radius, window.channels - 1)
-    constants = radius, window.bias, window.alpha, window.beta, window.channel_axis
-    forward, backward = _xla_functions(*constants)
+    import jax
 
-    @ops.custom_gradient  # type: ignore[untyped-decorator]
-    def normalize(x: Any) -> tuple[Any, Any]:
-        return forward(x), lambda upstream: backward(x, upstream)
+    def sums(values: Any) -> Any:
+        # The transpose that JAX derives of slices is slow. The sum is its own, which
+        # `custom_linear_solve` can say for every transformation; the operator that is
+        # "solved", its first argument, is not used.
+        return jax.lax.custom_linear_solve(
+            lambda v: v,
+            values,
+            lambda _, v: sums_of_slices(v, window),
+            symmetric=True,
+        )
+
+    @jax.custom_jvp
+    def normalize(x: Any) -> Any:
+        wide = widen(x)
+        base = window.bias + window.alpha * sums(ops.square(wide))
+        return ops.cast(wide * inverse_power(base, window.beta), x.dtype)
+
+    @normalize.defjvp
+    def derivative(primals: Any, tangents: Any) -> tuple[Any, Any]:
+        wide, tangent = widen(primals[0]), widen(tangents[0])
+        base = window.bias + window.alpha * sums(ops.square(wide))
+        root = ops.rsqrt(base)
+        power = power_of_root(root, window.beta)
+        factor = 2 * window.alpha * window.beta * wide * power * ops.square(root)
+        slope = power * tangent - zero_if_not_finite(factor) * sums(wide * tangent)
+        return ops.cast(wide * power, x.dtype), ops.cast(slope, x.dtype)
 
     return normalize(x)
 
 
-@functools.cache
-def _xla_functions(
-    radius: int, bias: float, alpha: float, beta: float, axis: int
-) -> tuple[Callable[..., Tensor], Callable[..., Tensor]]:
-    """The layer forward, `x` to `y`, and backward, `x` and `dy` to `dx`.
+def _is_step_of_fit() -> bool:
+    """Whether TensorFlow traces a step of `fit`.
 
-    Half precision is read and written as it is; in between, what XLA keeps is
-    float32. Backward computes the sums again: to keep them saves a tenth of the time
-    of large batches and costs a tensor of float32.
+    In other graphs, exporters must find operations that every runtime has, and each
+    shape may come once. Keras takes its steps by `run` of a `tf.distribute.Strategy`,
+    on one device, too: it has a replica context that is not the default one.
     """
-    before = [...] if axis == -1 else [slice(None)]
+    import tensorflow as tf
 
-    def widen(x: Any) -> Any:
-        return ops.cast(x, wide_dtype(keras.backend.standardize_dtype(x.dtype)))
+    if tf.executing_eagerly():
+        return False
+    context = tf.distribute.get_replica_context()
+    with tf.Graph().as_default():
+        default = tf.distribute.get_replica_context()
+    return context is not None and context is not default
 
-    def sums_of_slices(values: Any) -> Any:
-        padding = [(0, 0)] * len(values.shape)
-        padding[axis] = (radius, radius)
-        padded = ops.pad(values, padding)
-        channels = values.shape[axis]
-        windows = [slice(i, i + channels) for i in range(2 * radius + 1)]
-        return sum(padded[*before, window] for window in windows)
 
-    def forward(x: Any) -> Any:
-        dtype, x = x.dtype, widen(x)
-        base = bias + alpha * sums_of_slices(ops.square(x))
-        return ops.cast(x * inverse_power(base, beta), dtype)
+def _tensorflow_kernel(x: Any, window: Window, formula: Kernel) -> Any:
+    """Compiled by XLA for a few batch sizes, else in plain operations."""
+    import tensorflow as tf
 
-    def backward(x: Any, dy: Any) -> Any:
-        dtype, x, dy = x.dtype, widen(x), widen(dy)
-        base = bias + alpha * sums_of_slices(ops.square(x))
-        dx = dy * inverse_power(base, beta)
-        # A root and a product take half the time of a division.
-        inner = dx * x * ops.square(ops.rsqrt(base))
-        inner = sums_of_slices(ops.where(ops.isfinite(inner), inner, 0.0))
-        return ops.cast(dx - 2 * alpha * beta * x * inner, dtype)
+    if None in x.shape[1:]:
+        return formula(x)
+    batch = tf.shape(x)[0] if x.shape[0] is None else x.shape[0]
+    power_of_two = (batch & (batch - 1)) == 0
+    compiled = (batch >= MIN_COMPILED_BATCH) & power_of_two
+    forward, backward = _xla_functions(window)
 
-    if keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
+    def plain_forward(x: Any) -> tuple[Any, Any]:
+        root = roots(x, window)
+        y = widen(x) * power_of_root(root, window.beta)
+        return ops.cast(y, x.dtype), root
 
-        compiled = tf.function(jit_compile=True, autograph=False)
-        return compiled(forward), compiled(backward)
+    @tf.custom_gradient  # type: ignore[untyped-decorator]
+    def normalize(x: Any) -> tuple[Any, Kernel]:
+        y, root = ops.cond(compiled, lambda: forward(x), lambda: plain_forward(x))
+
+        @tf.custom_gradient  # type: ignore[untyped-decorator]
+        def derivative(x: Any, dy: Any) -> tuple[Any, Kernel]:
+            dx = ops.cond(
+                compiled,
+                lambda: backward(x, root, dy),
+                lambda: gradient(x, root, dy, window),
+            )
+
+            def second(upstream: Any) -> Any:
+                found = gradient_formula(x, dy, window)
+                inputs = [x, dy]
+                return tf.gradients(found, inputs, upstream, stop_gradients=inputs)
+
+            return dx, second
+
+        return y, lambda upstream: derivative(x, upstream)
+
+    return normalize(x)
+
+
+def _xla_functions(window: Window) -> tuple[Any, Any]:
+    """Sums of slices, `x` to `y` and root, and `x`, root and `dy` to `dx`.
+
+    The gradient is written by hand, as XLA would not derive it as fast. Half precision
+    is read and written as it is; in between, what XLA keeps is float32.
+    """
+    import tensorflow as tf
+
+    # Made for each graph anew: an exporter can remove functions from the process.
+    @tf.function(jit_compile=True, autograph=False)  # type: ignore[untyped-decorator]
+    def forward(x: Any) -> tuple[Any, Any]:
+        wide = widen(x)
+        sums = window.alpha * sums_of_slices(ops.square(wide), window)
+        root = ops.rsqrt(window.bias + sums)
+        return ops.cast(wide * power_of_root(root, window.beta), x.dtype), root
+
+    @tf.function(jit_compile=True, autograph=False)  # type: ignore[untyped-decorator]
+    def backward(x: Any, root: Any, dy: Any) -> Any:
+        wide = widen(x)
+        dx = widen(dy) * power_of_root(root, window.beta)
+        inner = zero_if_not_finite(dx * wide * ops.square(root))
+        factor = 2 * window.alpha * window.beta
+        dx -= factor * wide * sums_of_slices(inner, window)
+        return ops.cast(dx, x.dtype)
+
     return forward, backward
 
 
-@functools.cache
 def can_compile() -> bool:
-    """Whether XLA is there: JAX is it, TensorFlow may have been built without."""
-    if keras.backend.backend() != "tensorflow":
-        return True
+    """Whether TensorFlow has XLA, and no debugger whose operations XLA lacks."""
+    import tensorflow as tf
+
+    # Such as `tf.debugging.enable_check_numerics`, which adds them to each function.
+    function = tf.function(tf.math.rsqrt).get_concrete_function(tf.TensorSpec(2))
+    operations = function.graph.get_operations()
+    return _has_xla() and not any(op.type.startswith("Debug") for op in operations)
+
+
+@functools.cache
+def _has_xla() -> bool:
     import tensorflow as tf
 
     try:

@@ -9,10 +9,10 @@ from keras import ops
 
 from keras_tinyalex.aliases import Tensor
 from keras_tinyalex.arguments import check_choice, check_integer, check_number
-from keras_tinyalex.kernels.local_response_normalization import (
+from keras_tinyalex.kernels.local_response_normalization import training_kernel
+from keras_tinyalex.kernels.window_sums import (
     Window,
     inverse_power,
-    training_kernel,
     wide_dtype,
     window_sums,
 )
@@ -37,8 +37,12 @@ class LocalResponseNormalization(keras.Layer):  # type: ignore[misc]
     The layer has no weights. It computes in float32 under the float16 and
     bfloat16 policies, so that squares neither overflow nor lose digits. A NaN
     or infinity reaches only the outputs, and in training the gradients, within
-    `depth_radius` channels of it. Gradients of gradients work; JAX's forward
-    mode, `jax.jvp`, works in inference only.
+    `depth_radius` channels of it.
+
+    Gradients of gradients, forward mode and `vmap` work. On TensorFlow, `fit`
+    compiles the layer by XLA for batch sizes that are powers of two, from 16 on,
+    if all sizes but that of the batch are fixed. Other shapes take plain
+    operations, and so does everything outside of `fit`: exporters, your own loops.
 
     Args:
         depth_radius: Non-negative integer, number of channels on each side; the
@@ -119,16 +123,15 @@ class LocalResponseNormalization(keras.Layer):  # type: ignore[misc]
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         if training and (kernel := training_kernel(self._window, self._formula)):
             return kernel(ops.cast(inputs, self.compute_dtype))
+        differentiable = training or keras.backend.backend() == "jax"
+        return self._formula(inputs, differentiable=bool(differentiable))
+
+    def _formula(self, inputs: Tensor, differentiable: bool = True) -> Tensor:
+        # base = bias + alpha * (sum of x ** 2 over the window);  y = x / base ** beta
         # Half precision has too few digits, and 256**2 overflows float16.
         x = ops.cast(inputs, wide_dtype(self.compute_dtype))
-        differentiable = training or keras.backend.backend() == "jax"
-        y = self._formula(x, differentiable=bool(differentiable))
-        return ops.cast(y, self.compute_dtype)
-
-    def _formula(self, x: Tensor, differentiable: bool = True) -> Tensor:
-        # base = bias + alpha * (sum of x ** 2 over the window);  y = x / base ** beta
         base = window_sums(ops.square(x), self._window, differentiable)
-        return x * inverse_power(base, self.beta)
+        return ops.cast(x * inverse_power(base, self.beta), self.compute_dtype)
 
     def compute_output_shape(
         self, input_shape: tuple[int | None, ...]

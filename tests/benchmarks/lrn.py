@@ -2,17 +2,24 @@
 
     KERAS_BACKEND=torch python tests/benchmarks/lrn.py
 
+On TensorFlow, `fit` over many shapes is compared with the same network without LRN, in
+new processes, from the first step on.
+
 Each step returns `y`, too: a compiler removes a forward pass whose result neither the
 caller nor the backward pass needs. Both sides keep freed memory, as `train` does.
 """
 
 import functools
+import statistics
+import subprocess
+import sys
+import time
 
 import keras
 import numpy as np
-from measure import paired
+from measure import paired, row
 
-from keras_tinyalex import LocalResponseNormalization
+from keras_tinyalex import AlexNetMini, LocalResponseNormalization
 from keras_tinyalex.machine import keep_freed_memory
 
 SHAPES = [(n, *s) for n in (16, 128) for s in ((64, 64, 32), (32, 32, 64))]
@@ -41,7 +48,8 @@ def tensorflow_rows(pair, x, upstream):
 
     x, upstream = tf.constant(x), tf.constant(upstream)
     layer = LocalResponseNormalization()
-    ours = step(lambda x: layer(x, training=True))
+    run = tf.distribute.get_strategy().run  # as `fit` calls the layer
+    ours = step(lambda x: run(layer, (x,), {"training": True}))
     peer = step(tf.nn.local_response_normalization)
     pair("tf.nn.local_response_normalization", ours, peer, 4)
     pair("one pass that scales", ours, step(scaling(tf)), 1 / 2.5)
@@ -124,8 +132,43 @@ def jax_rows(pair, x, upstream):
     pair("one pass that scales", ours, step(lambda x: x * 1.01), 0.4)
 
 
+FITS = {
+    "30 picture sizes": [(8, size, size, 3) for size in range(32, 92, 2)],
+    "32 batch sizes": [(size, 64, 64, 3) for size in range(1, 33)],
+}
+
+
+def fit_seconds(name, normalization):
+    """Trains a new network for two epochs of one step for each shape."""
+    model = AlexNetMini(include_top=False, pooling="avg", normalization=normalization)
+    model.compile(keras.optimizers.SGD(0.01), "mse")
+    batches = [(np.ones(s, "float32"), np.zeros((s[0], 64))) for s in FITS[name]]
+    start = time.perf_counter()
+    twice = (batch for _ in range(2) for batch in batches)
+    model.fit(twice, steps_per_epoch=len(batches), epochs=2, verbose=0)
+    return time.perf_counter() - start
+
+
+def many_shapes_rows(processes=3):
+    def measure(name, normalization):
+        command = [sys.executable, __file__, name, normalization]
+        return float(subprocess.check_output(command, text=True).splitlines()[-1])
+
+    for name in FITS:
+        kinds = ("lrn", "none")
+        rounds = [[measure(name, kind) for kind in kinds] for _ in range(processes)]
+        ratio = statistics.median(none / lrn for lrn, none in rounds)
+        lrn, none = (statistics.median(times) for times in zip(*rounds, strict=True))
+        figures = {"ours_ms": lrn * 1e3, "theirs_ms": none * 1e3, "rounds": processes}
+        row(f"fit over {name}", "no LRN", ratio, 1 / 1.5, **figures)
+
+
 if __name__ == "__main__":
     keep_freed_memory()
+    if sys.argv[1:]:
+        name, normalization = sys.argv[1:]
+        print(fit_seconds(name, None if normalization == "none" else normalization))
+        sys.exit()
     backend = keras.backend.backend()
     for shape in SHAPES:
         generator = np.random.default_rng(0)
@@ -136,3 +179,5 @@ if __name__ == "__main__":
         {"tensorflow": tensorflow_rows, "torch": torch_rows, "jax": jax_rows}[backend](
             pair, x, upstream
         )
+    if backend == "tensorflow":
+        many_shapes_rows()

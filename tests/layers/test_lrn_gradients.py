@@ -77,14 +77,6 @@ def test_gradient_of_a_wide_window():
     )
 
 
-@pytest.mark.skipif(BACKEND != "tensorflow", reason="only TensorFlow can lack XLA")
-def test_gradient_without_xla(monkeypatch):
-    monkeypatch.setattr(kernels, "can_compile", lambda: False)
-    test_gradient(0.75, training=True)
-    monkeypatch.undo()
-    assert kernels.can_compile()
-
-
 @pytest.mark.skipif(BACKEND != "torch", reason="only torch has chunks")
 @pytest.mark.parametrize("data_format", ["channels_last", "channels_first"])
 @pytest.mark.parametrize("size", [1, 200])
