@@ -1,10 +1,11 @@
-"""Callbacks of a fit: history, checkpoints, TensorBoard, progress."""
+"""Callbacks of a fit: history, checkpoints, TensorBoard, progress, users' own."""
 
 from __future__ import annotations
 
 import csv
 import hashlib
 import io
+import math
 import os
 import shutil
 import time
@@ -27,18 +28,22 @@ MAX_CHECKPOINTS = 2
 class History(keras.callbacks.Callback):  # type: ignore[misc]
     """Values by epoch, in `rows` and in a CSV file.
 
-    Adds to the metrics `train_seconds`, the time of an epoch without its
+    Adds to the metrics `learning_rate`, as it is at the end of the epoch,
+    `half_size`, 1 where the epoch trained and validated on images of half the
+    size and else 0, `train_seconds`, the time of an epoch without its
     validation, `seconds`, the time with it, and `images_per_second`.
 
     Args:
         path: The CSV file.
         batches: The training batches.
+        half_size_epochs: Number of first epochs at half the image size.
     """
 
-    def __init__(self, path: Path, batches: Batches) -> None:
+    def __init__(self, path: Path, batches: Batches, half_size_epochs: int = 0) -> None:
         super().__init__()
         self.path = path
         self.images = len(batches.data.labels)
+        self.half_size_epochs = half_size_epochs
         self.rows: dict[str, list[float]] = {}
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
@@ -51,12 +56,17 @@ class History(keras.callbacks.Callback):  # type: ignore[misc]
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         end = time.perf_counter()
         train_seconds = (self._validation_begin or end) - self._begin
-        values = {"epoch": epoch + 1, **(logs or {})}
+        rate = keras.ops.convert_to_numpy(self.model.optimizer.learning_rate)
+        # A callback that changed it for the next epoch leaves the old one in the logs.
+        values = {"epoch": epoch + 1, "learning_rate": rate, **(logs or {})}
+        values["half_size"] = epoch < self.half_size_epochs
         values["train_seconds"] = round(train_seconds, 3)
         values["seconds"] = round(end - self._begin, 3)
         values["images_per_second"] = round(self.images / train_seconds, 1)
-        for name, value in values.items():
-            self.rows.setdefault(name, []).append(float(value))
+        done = len(self.rows.get("epoch", ()))
+        for name in {**values, **self.rows}:  # users' callbacks may log now and then
+            column = self.rows.setdefault(name, [math.nan] * done)
+            column.append(float(values.get(name, math.nan)))
         self.write()
 
     def write(self) -> None:
@@ -319,11 +329,74 @@ class ProgressReport(keras.callbacks.Callback):  # type: ignore[misc]
             return
         last = {name: values[-1] for name, values in self.history.rows.items()}
         left = (self.epochs - epoch - 1) * last["seconds"]
+        half_size = " (at half size)" if last["half_size"] else ""
         self.bar.message(
             f"epoch {epoch + 1}/{self.epochs}  "
             f"loss {last['loss']:.4f}  accuracy {last['accuracy']:.4f}  "
             f"val_loss {last['val_loss']:.4f}  "
-            f"val_accuracy {last['val_accuracy']:.4f}  "
+            f"val_accuracy {last['val_accuracy']:.4f}{half_size}  "
             f"{last['images_per_second']:,.0f} images/s  "
             f"{format_seconds(left)} left"
+        )
+
+
+class UserCallbacks(keras.callbacks.CallbackList):  # type: ignore[misc]
+    """Callbacks of a user, for whom all phases of a recipe are one training.
+
+    `fit` is called for each phase; `on_train_begin` and `on_train_end` are passed
+    on once.
+
+    Args:
+        callbacks: The callbacks.
+        initial_epoch: Number of epochs that are done.
+        epochs: Number of all epochs.
+    """
+
+    def __init__(
+        self,
+        callbacks: Sequence[keras.callbacks.Callback],
+        initial_epoch: int,
+        epochs: int,
+    ) -> None:
+        super().__init__(list(callbacks))
+        self.epochs = epochs
+        self.begun = False
+        self.complete = initial_epoch >= epochs
+
+    def set_params(self, params: dict[str, Any]) -> None:
+        super().set_params({**params, "epochs": self.epochs} if params else params)
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        if not self.begun:
+            super().on_train_begin(logs)
+        self.begun = True
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        # Not a copy of the logs: callbacks may add to them.
+        for callback in self.callbacks:
+            callback.on_epoch_end(epoch, logs)
+        self.complete = epoch + 1 >= self.epochs
+
+    def on_train_end(self, logs: Any = None) -> None:
+        if self.complete or self.model.stop_training:
+            super().on_train_end(logs)
+
+
+def check_callbacks(callbacks: Any) -> None:
+    """Refuses what is not a sequence of Keras callbacks.
+
+    Examples:
+        >>> check_callbacks([keras.callbacks.EarlyStopping()])
+        >>> check_callbacks(["early stopping"])
+        Traceback (most recent call last):
+        ValueError: `callbacks` must be a list of `keras.callbacks.Callback` objects. \
+Received: callbacks=['early stopping']
+    """
+    kind = keras.callbacks.Callback
+    if not isinstance(callbacks, list | tuple) or not all(
+        isinstance(callback, kind) for callback in callbacks
+    ):
+        raise ValueError(
+            "`callbacks` must be a list of `keras.callbacks.Callback` objects. "
+            f"Received: callbacks={callbacks!r:.200}"
         )

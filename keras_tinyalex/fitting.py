@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from keras_tinyalex.callbacks import (
     History,
     ProgressReport,
     TensorBoardScalars,
+    UserCallbacks,
 )
 from keras_tinyalex.datasets.batches import Batches, LabelledArrays
 from keras_tinyalex.machine import channels_last, keep_freed_memory
@@ -57,7 +59,9 @@ class ResumableFit:
         self.batches, self.val_batches = make_batches(
             recipe, train_data, val_data, seed
         )
-        self.history = History(folder / HISTORY_FILE, self.batches)
+        self.history = History(
+            folder / HISTORY_FILE, self.batches, recipe.half_size_epochs
+        )
         self._checkpoint = Checkpoint(
             folder / "checkpoints", self.batches, self.history
         )
@@ -70,6 +74,7 @@ class ResumableFit:
         progress: bool = True,
         description: str = "training",
         epoch_lines: bool = True,
+        callbacks: Sequence[keras.callbacks.Callback] = (),
     ) -> None:
         """Trains up to an epoch; a checkpoint is written after each.
 
@@ -80,6 +85,8 @@ class ResumableFit:
             description: Name of the progress bar.
             epoch_lines: Whether to print a line for each epoch, rather than one
                 every few seconds.
+            callbacks: The user's, called before ours, so that what they log or
+                change is in the history and the checkpoint of the epoch.
 
         Raises:
             FloatingPointError: If the loss or a weight is no longer finite.
@@ -87,6 +94,7 @@ class ResumableFit:
         """
         images = len(self.batches.data.labels) * (epochs - self.initial_epoch)
         lines = not epoch_lines
+        users = UserCallbacks(callbacks, self.initial_epoch, epochs)
         with Progress(description, images, "images", progress, lines) as bar:
             report = ProgressReport(
                 bar, epochs, self.batches, self.history, epoch_lines
@@ -100,6 +108,7 @@ class ResumableFit:
                 initial_epoch=self.initial_epoch,
                 verbose=0,
                 callbacks=[
+                    *([users] if callbacks else []),
                     self.history,
                     self._checkpoint,
                     TensorBoardScalars(tensorboard, self.history),
@@ -166,6 +175,8 @@ def fit(
                 **options,
             )
             initial_epoch = end
+            if network.stop_training:  # by a callback
+                break
     return history
 
 

@@ -8,6 +8,7 @@ import hashlib
 import os
 import sys
 import time
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -19,7 +20,7 @@ from keras_tinyalex.applications.model_files import save_model
 from keras_tinyalex.applications.shipped import find_weights
 from keras_tinyalex.arguments import check_integer, check_number
 from keras_tinyalex.building import fold_batch_norm
-from keras_tinyalex.callbacks import History
+from keras_tinyalex.callbacks import History, check_callbacks
 from keras_tinyalex.datasets.batches import LabelledArrays
 from keras_tinyalex.datasets.classes import Classes
 from keras_tinyalex.datasets.images import IMAGE_SIZE
@@ -56,6 +57,7 @@ def train(
     batch_size: int | None = None,
     dtype: str | None = None,
     validation_split: float | None = None,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
     progress: bool = True,
 ) -> Run:
     """Trains AlexNetMini with a recipe and writes a run folder.
@@ -100,6 +102,13 @@ def train(
             seed 0, to hold out and validate on instead of the val images.
             Defaults to `None`: the val images, or 0.1 for a source without
             any.
+        callbacks: `keras.callbacks.Callback` objects, called as by
+            `keras.Model.fit`. What they change (weights, learning rate) and
+            log is resumed; their own state is not, so that in a resumed
+            training `EarlyStopping` counts anew and stops later. They are not
+            part of what tells runs apart: a finished run is returned without
+            calling them. In epochs at half size their model is
+            `building.half_resolution_model`, with the same weights.
         progress: Whether to report progress on standard error.
 
     Returns:
@@ -124,6 +133,7 @@ def train(
     started = time.monotonic()
     recipe = _adjusted(recipes.get(recipe), epochs, batch_size, dtype)
     seed = check_integer("seed", seed, minimum=0)
+    check_callbacks(callbacks)
     size = _image_size(image_size)
     path = None if weights is None else _find_weights(weights, recipe)
     splits = load_splits(data, classes, validation_split, progress, size)
@@ -149,7 +159,8 @@ def train(
             if progress:
                 _report_finished(run)
             return run
-        return _train(recipe, seed, folder, splits, progress, started, path)
+        given = splits, callbacks, progress
+        return _train(recipe, seed, folder, *given, started, path)
 
 
 def _train(
@@ -157,6 +168,7 @@ def _train(
     seed: int,
     folder: Path,
     splits: Splits,
+    callbacks: Sequence[keras.callbacks.Callback],
     progress: bool,
     started: float,
     weights: Path | None,
@@ -169,7 +181,7 @@ def _train(
         _report_start(folder, done, recipe.epochs)
     class_names = splits.train.class_names
     try_outputs(folder, fit.model, class_names, splits.words)
-    fit.run(recipe.epochs, folder / "tensorboard", progress)
+    fit.run(recipe.epochs, folder / "tensorboard", progress, callbacks=callbacks)
     with machine.channels_last():
         model = fold_batch_norm(fit.model, recipe, splits.train.images, seed)
     evaluation = evaluate(
@@ -181,7 +193,7 @@ def _train(
         **_results(evaluation),
         **_speed(history, len(splits.train.labels)),
         "seconds_total": round(time.monotonic() - started + earlier, 3),
-        "epochs": recipe.epochs,
+        "epochs": len(history.rows["epoch"]),
         "recipe": recipe.name,
         "seed": seed,
         "classes": len(class_names),

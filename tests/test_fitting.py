@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_tinyalex import fitting, recipes
+from keras_tinyalex import fitting, recipes, runs
 from keras_tinyalex.callbacks import Checkpoint
 
 EPOCHS = 3  # of `quick`
@@ -104,3 +104,103 @@ def test_half_resolution_epochs_come_first(quick, monkeypatch):
     assert sizes == [(0, True), (1, True), (2, False)]
     assert run.history["epoch"] == [1, 2, 3]
     assert "val_accuracy" in run.history
+
+
+@pytest.mark.parametrize("half", [0, 1])
+def test_learning_rate_and_half_size_of_each_epoch(quick, half):
+    """Cosine from 0.1 over 3 epochs: at their ends 3/4, 1/4 and nothing of it."""
+    recipe = dataclasses.replace(
+        recipes.BASELINE,
+        epochs=EPOCHS,
+        learning_rate=0.1,
+        schedule="cosine",
+        half_size_epochs=half,
+    )
+    history = quick(recipe=recipe).history
+    assert history["learning_rate"] == pytest.approx([0.075, 0.025, 0], abs=1e-6)
+    assert history["half_size"] == [1] * half + [0] * (EPOCHS - half)
+
+
+def test_a_line_says_that_an_epoch_was_at_half_size(quick, capsys):
+    half = dataclasses.replace(recipes.BASELINE, epochs=2, half_size_epochs=1)
+    quick(recipe=half, epochs=2, progress=True)
+    lines = [x for x in capsys.readouterr().err.splitlines() if "val_accuracy" in x]
+    assert [" (at half size)  " in line for line in lines] == [True, False]
+
+
+class Recorder(keras.callbacks.Callback):
+    """Records its calls, and logs a metric in every second epoch."""
+
+    def __init__(self, stop_after=None):
+        super().__init__()
+        self.calls, self.stop_after = [], stop_after
+
+    def on_train_begin(self, logs=None):
+        self.calls.append("begin")
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.calls.append(epoch)
+        assert self.params["epochs"] == EPOCHS
+        if epoch % 2:
+            logs["mine"] = 10.0 * epoch
+        if epoch == self.stop_after:
+            self.model.stop_training = True
+
+    def on_train_end(self, logs=None):
+        self.calls.append("end")
+
+
+HALF = dataclasses.replace(recipes.BASELINE, epochs=EPOCHS, half_size_epochs=1)
+
+
+def test_callbacks_see_one_training_and_log_into_the_history(quick, tmp_path):
+    recorder = Recorder()
+    run = quick(recipe=HALF, callbacks=[recorder])
+    assert recorder.calls == ["begin", 0, 1, 2, "end"]
+    nan = float("nan")
+    np.testing.assert_array_equal(run.history["mine"], [nan, 10, nan])
+    np.testing.assert_array_equal(runs.read(run.path).history["mine"], [nan, 10, nan])
+    assert quick(recipe=HALF, callbacks=[Recorder(0)]).already_finished
+
+
+@pytest.mark.parametrize("last", [0, 1])
+def test_a_callback_stops_all_phases(quick, last):
+    """In the epoch at half size, and in the one after it."""
+    recorder = Recorder(stop_after=last)
+    run = quick(recipe=HALF, callbacks=[recorder])
+    assert recorder.calls == ["begin", *range(last + 1), "end"]
+    assert run.metrics["epochs"] == len(run.history["loss"]) == last + 1
+
+
+def test_what_a_callback_changes_is_resumed(quick, weights_of, monkeypatch):
+    """A rate halved after each epoch: of 0.01 the next ones have 0.005 and 0.0025."""
+
+    def halving():
+        return keras.callbacks.LearningRateScheduler(
+            lambda epoch, rate: rate / 2 if epoch else rate
+        )
+
+    whole = quick("whole", callbacks=[halving()])
+    assert whole.history["learning_rate"] == pytest.approx([0.01, 0.005, 0.0025])
+    with pytest.raises(KeyboardInterrupt):
+        quick("stopped", callbacks=[halving(), Interruption()])
+    resumed = quick("stopped", callbacks=[halving()])
+    assert resumed.history["learning_rate"] == whole.history["learning_rate"]
+    assert (weights_of(resumed) == weights_of(whole)).all()
+
+
+class Interruption(keras.callbacks.Callback):
+    """Stops before the third epoch, as the user does."""
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if epoch == 2:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    "callbacks", [keras.callbacks.EarlyStopping(), [keras.callbacks.EarlyStopping], 5]
+)
+def test_wrong_callbacks(quick, tmp_path, callbacks):
+    with pytest.raises(ValueError, match=r"`callbacks` must be a list of .*Received: "):
+        quick(callbacks=callbacks)
+    assert not (tmp_path / "run").exists()

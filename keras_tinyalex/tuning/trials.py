@@ -24,7 +24,10 @@ from keras_tinyalex.tuning.results import RESULT_FILE, read_result, trial_folder
 # Seconds between two requests while the oracle waits for other trials.
 IDLE_SECONDS = 0.5
 # In `History`, but not metrics of a model.
-_MEASUREMENTS = ("epoch", "train_seconds", "seconds", "images_per_second")
+_MEASUREMENTS = (
+    *("epoch", "learning_rate", "half_size"),
+    *("train_seconds", "seconds", "images_per_second"),
+)
 
 
 class Tuner(keras_tuner.Tuner):  # type: ignore[misc]
