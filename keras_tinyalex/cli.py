@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from keras_tinyalex import __version__, machine, recipes
+from keras_tinyalex import __version__, machine, recipes, tables
 
 # The JSON object that a command prints with --json.
 Result = dict[str, Any]
@@ -56,13 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _fail("interrupted; the same command resumes where it stopped")
     except Exception as error:
-        if options.debug:
-            traceback.print_exc()
-        expected = isinstance(
-            error, ValueError | OSError | FloatingPointError | ImportError
-        )
-        kind = "" if expected else f"{type(error).__name__}: "
-        return _fail(f"{kind}{error}")
+        return _fail(_describe(error, options.debug))
     return 1 if result.get("failed") else 0
 
 
@@ -77,12 +71,21 @@ def make_parser() -> argparse.ArgumentParser:
     add_prepare(commands)
     add_verify(commands)
     add_train(commands)
+    add_runs(commands)
     add_evaluate(commands)
     add_predict(commands)
     add_export(commands)
     add_tune(commands)
     add_weights(commands)
     return parser
+
+
+def _describe(error: Exception, debug: bool) -> str:
+    if debug:
+        traceback.print_exception(error)
+    expected = ValueError | OSError | FloatingPointError | ImportError
+    kind = "" if isinstance(error, expected) else f"{type(error).__name__}: "
+    return f"{kind}{error}"
 
 
 def _fail(message: str) -> int:
@@ -185,9 +188,20 @@ def add_train(commands: Commands) -> None:
     add("--image-size", type=_positive, metavar="N", help="in pixels (default: 64)")
     add("--epochs", type=_positive, help="replaces the recipe's")
     add("--batch-size", type=_positive, help="replaces the recipe's")
-    add("--seed", type=_non_negative, default=0, help="default: 0")
+    add(
+        "--seed",
+        type=_non_negative,
+        nargs="+",
+        default=[0],
+        metavar="N",
+        help="one run for each (default: 0)",
+    )
     add("--dtype", help="dtype policy, or 'auto' for the fastest on this machine")
-    add("--output", help="run folder (default: runs/RECIPE-DATA-seedN)")
+    add(
+        "--output",
+        help="run folder (default: runs/RECIPE-DATA-seedN); with several seeds, the "
+        "folder of run folders seedN",
+    )
     add(
         "--resume",
         action=argparse.BooleanOptionalAction,
@@ -197,14 +211,21 @@ def add_train(commands: Commands) -> None:
 
 
 def _train(options: argparse.Namespace) -> Result:
+    seeds = list(dict.fromkeys(options.seed))
+    if len(seeds) > 1:
+        return _train_seeds(options, seeds)
+    return _train_run(options, seeds[0], options.output)
+
+
+def _train_run(options: argparse.Namespace, seed: int, output: str | None) -> Result:
     from keras_tinyalex.training import train
 
     run = train(
         options.recipe,
         options.data,
         options.classes,
-        options.output,
-        options.seed,
+        output,
+        seed,
         options.resume,
         weights=options.weights,
         image_size=options.image_size,
@@ -213,13 +234,97 @@ def _train(options: argparse.Namespace) -> Result:
         dtype=options.dtype,
     )
     low, high = run.metrics["interval"]
+    top5 = run.metrics["val_top5"]
     _report(
         f"val_accuracy {run.metrics['val_accuracy']:.4f} (95% {low:.3f} to {high:.3f}, "
-        f"n {run.metrics['n_val']}), top 5 {run.metrics['val_top5']:.4f}\n"
+        f"n {run.metrics['n_val']}){'' if top5 is None else f', top 5 {top5:.4f}'}\n"
         f"run folder: {run.path}\n"
         f"curves: tensorboard --logdir {run.path / 'tensorboard'}"
     )
     return {**run.metrics, "already_finished": run.already_finished}
+
+
+def _train_seeds(options: argparse.Namespace, seeds: Sequence[int]) -> Result:
+    import keras
+
+    from keras_tinyalex.comparing import CONFIG_FILE, summarize
+
+    if options.output and Path(options.output, CONFIG_FILE).exists():
+        raise ValueError(
+            "--output must be a folder of run folders where there are several seeds, "
+            f"not a run folder itself. Received: --output {options.output}"
+        )
+    metrics: list[Result] = []
+    failed: list[Result] = []
+    for seed in seeds:
+        output = str(Path(options.output, f"seed{seed}")) if options.output else None
+        try:
+            metrics.append(_train_run(options, seed, output))
+        except Exception as error:  # the other seeds must not be lost with it
+            failed.append({"seed": seed, "error": _describe(error, options.debug)})
+            _fail(f"seed {seed}: {failed[-1]['error']}")
+        keras.utils.clear_session()  # or each model stays in memory
+    result: Result = {"runs": [run["run"] for run in metrics], "n": len(metrics)}
+    result |= {"mean": None, "standard_deviation": None, "interval": None}
+    if metrics:
+        result |= summarize([run["val_accuracy"] for run in metrics])._asdict()
+        trained = " ".join(str(run["seed"]) for run in metrics)
+        _report(f"val_accuracy of seeds {trained}: {_spread(result)}")
+    return {**result, "metrics": metrics, "failed": failed}
+
+
+def _spread(result: Result) -> str:
+    if result["interval"] is None:
+        return f"mean {result['mean']:.4f}, n 1"
+    low, high = result["interval"]
+    return (
+        f"mean {result['mean']:.4f}, standard deviation "
+        f"{result['standard_deviation']:.4f} (n - 1), 95% interval of the mean "
+        f"{low:.4f} to {high:.4f} (Student t), n {result['n']}"
+    )
+
+
+def add_runs(commands: Commands) -> None:
+    description = "compare finished runs over their seeds"
+    parser = _add_command(commands, "runs", _runs, description, needs_keras=False)
+    add = parser.add_argument
+    add(
+        "folders",
+        metavar="FOLDER",
+        nargs="*",
+        default=["runs"],
+        help="run folders, or folders with run folders below (default: runs)",
+    )
+    add("--format", choices=tables.STYLES, default="table", help="default: table")
+    add("--plot", metavar="FILE", help="draw the curves by epoch to this image file")
+
+
+def _runs(options: argparse.Namespace) -> Result:
+    from keras_tinyalex import comparing
+
+    found = comparing.find_runs(options.folders)
+    studies = comparing.group(found.runs)
+    if studies and not options.json:
+        print(tables.format_table(*comparing.cells(studies), options.format))
+    for folder, reason in found.left_out.items():
+        _report(f"left out: {folder}: {reason}")
+    if not studies:
+        _fail("there is no finished run; `keras-tinyalex train` makes one")
+    elif options.plot:
+        from keras_tinyalex.visualization import plot_runs, style
+
+        Path(options.plot).parent.mkdir(parents=True, exist_ok=True)
+        with style.own_style():
+            plot_runs(studies).savefig(options.plot)
+        _report(f"figure: {options.plot}")
+    return {
+        "runs": [study.as_dict() for study in studies],
+        "left_out": [
+            {"folder": str(folder), "reason": reason}
+            for folder, reason in found.left_out.items()
+        ],
+        "failed": not studies,
+    }
 
 
 def add_evaluate(commands: Commands) -> None:

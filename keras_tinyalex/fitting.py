@@ -19,11 +19,11 @@ from keras_tinyalex.callbacks import (
     TensorBoardScalars,
     UserCallbacks,
 )
+from keras_tinyalex.comparing import HISTORY_FILE
 from keras_tinyalex.datasets.batches import Batches, LabelledArrays
 from keras_tinyalex.machine import channels_last, keep_freed_memory
 from keras_tinyalex.progress import Progress
 from keras_tinyalex.recipes import Recipe
-from keras_tinyalex.runs import HISTORY_FILE
 
 
 class ResumableFit:

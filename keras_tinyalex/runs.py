@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import hashlib
 import json
@@ -15,20 +14,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import keras
-
 from keras_tinyalex import machine
 from keras_tinyalex.aliases import PathLike
-from keras_tinyalex.applications.model_files import load_model
+from keras_tinyalex.comparing import (
+    CONFIG_FILE,
+    ENVIRONMENT_FILE,
+    HISTORY_FILE,
+    SEARCH_FILE,
+    read_history,
+)
+from keras_tinyalex.comparing import METRICS_FILE as METRICS_FILE
+from keras_tinyalex.comparing import Study as Study
+from keras_tinyalex.comparing import compare as compare
 from keras_tinyalex.files import single_writer, write_json
 from keras_tinyalex.recipes import Recipe
 
 if TYPE_CHECKING:
+    import keras
+
     from keras_tinyalex.datasets.batches import LabelledArrays
 
-ENVIRONMENT_FILE = "environment.json"
-HISTORY_FILE = "history.csv"
-METRICS_FILE = "metrics.json"
 # While a process writes to the folder.
 LOCK_FILE = ".lock"
 
@@ -49,10 +54,10 @@ class Kind(NamedTuple):
 
 RUN = Kind(
     "run",
-    "config.json",
+    CONFIG_FILE,
     "choose another `output`, or start again with resume=False (--no-resume)",
 )
-SEARCH = Kind("search", "search.json", "choose another `output`")
+SEARCH = Kind("search", SEARCH_FILE, "choose another `output`")
 
 
 @dataclass(frozen=True)
@@ -103,13 +108,10 @@ def read(path: PathLike) -> Run:
             f"`path` must be the folder of a finished run, with {METRICS_FILE} in it. "
             f"Received: path={str(folder)!r}"
         )
+    from keras_tinyalex.applications.model_files import load_model
+
     model, class_names = load_model(folder / "model.keras")
-    with (folder / HISTORY_FILE).open(newline="") as file:
-        rows = csv.DictReader(file)
-        history: dict[str, list[float]] = {name: [] for name in rows.fieldnames or ()}
-        for row in rows:
-            for name, values in history.items():
-                values.append(float(row[name]))
+    history = read_history(folder / HISTORY_FILE)
     metrics = json.loads((folder / METRICS_FILE).read_text(encoding="utf-8"))
     return Run(folder, model, class_names or (), history, metrics, True)
 

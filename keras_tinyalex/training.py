@@ -27,7 +27,7 @@ from keras_tinyalex.datasets.images import IMAGE_SIZE
 from keras_tinyalex.datasets.layout import open_source
 from keras_tinyalex.datasets.reading import read_split
 from keras_tinyalex.datasets.source import LeftOut, Source
-from keras_tinyalex.evaluation import Evaluation, evaluate
+from keras_tinyalex.evaluation import TOP_K, Evaluation, evaluate
 from keras_tinyalex.files import write_json
 from keras_tinyalex.fitting import ResumableFit
 from keras_tinyalex.outputs import optional, try_outputs
@@ -336,9 +336,10 @@ def _default_classes(source: Source) -> int:
 
 
 def _results(evaluation: Evaluation) -> dict[str, Any]:
+    few = len(evaluation.class_names) <= TOP_K  # 1.0 whatever the model
     return {
         "val_accuracy": evaluation.top1,
-        "val_top5": evaluation.top5,
+        "val_top5": None if few else evaluation.top5,
         "val_loss": evaluation.loss,
         "interval": list(evaluation.interval),
         "n_val": evaluation.n,

@@ -82,6 +82,12 @@ def quick(official_folder, tmp_path, monkeypatch):
     return start
 
 
+@pytest.fixture(scope="session")
+def make_run():
+    """The function that writes what the comparison reads of a finished run."""
+    return write_run
+
+
 @pytest.fixture
 def weights_of():
     """The function that returns all weights of a run in one array."""
@@ -90,6 +96,30 @@ def weights_of():
         return np.concatenate([np.ravel(w) for w in run.model.get_weights()])
 
     return weights_of
+
+
+def write_run(folder, seed=0, accuracy=0.5, **changes):
+    """A run of `changes`: recipe, data, class_names, curve, environment, seconds."""
+    from keras_tinyalex import recipes, runs
+    from keras_tinyalex.files import write_json
+
+    recipe = changes.get("recipe", dataclasses.replace(recipes.BASELINE, epochs=2))
+    names = changes.get("class_names", ["cat", "dog"])
+    digest = changes.get("train_sha256", f"{len(names):064}")
+    decisive = {"recipe": recipe.as_dict(), "seed": seed, "class_names": names}
+    decisive |= {"validation_split": None, "train_sha256": digest}
+    config = runs.with_fingerprint(changes.get("data", "pets.zip"), decisive)
+    environment = {"backend": "tensorflow", **changes.get("environment", {})}
+    curve = changes.get("curve", [accuracy / 2, accuracy])
+    rows = [f"{i + 1},{value},{1 - value}" for i, value in enumerate(curve)]
+    folder.mkdir(parents=True)
+    write_json(folder / "config.json", config)
+    write_json(folder / "environment.json", environment)
+    header = "epoch,val_accuracy,val_loss"
+    (folder / "history.csv").write_text("\n".join([header, *rows]) + "\n")
+    metrics = {"val_accuracy": accuracy, "seconds_total": changes.get("seconds", 60.0)}
+    write_json(folder / "metrics.json", metrics)
+    return folder
 
 
 def zip_folder(folder):

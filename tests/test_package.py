@@ -15,23 +15,24 @@ import keras_tinyalex
 ROOT = Path(keras_tinyalex.__file__).parent
 
 # Rooms that any other may import. They import none of ours but each other.
-TOOLS = {"aliases", "arguments", "files", "progress"}
+TOOLS = {"aliases", "arguments", "files", "progress", "tables"}
 # Which other rooms a room may import; callers stand above what they call.
 ALLOWED = {
-    "cli": {"applications", "datasets", "evaluation", "exporting", "labelled_data",
-            "machine", "outputs", "recipes", "training", "tuning", "visualization"},
+    "cli": {"applications", "comparing", "datasets", "evaluation", "exporting",
+            "labelled_data", "machine", "outputs", "recipes", "training", "tuning",
+            "visualization"},
     "tuning": {"building", "datasets", "fitting", "outputs", "recipes", "runs",
                "training", "visualization"},
     "training": {"applications", "building", "callbacks", "datasets", "evaluation",
                  "fitting", "machine", "outputs", "recipes", "runs", "visualization"},
     "outputs": {"applications", "callbacks", "datasets", "visualization"},
-    "fitting": {"augmentation", "building", "callbacks", "datasets", "machine",
-                "recipes", "runs"},
-    "runs": {"applications", "datasets", "machine", "recipes"},
+    "fitting": {"augmentation", "building", "callbacks", "comparing", "datasets",
+                "machine", "recipes"},
+    "runs": {"applications", "comparing", "datasets", "machine", "recipes"},
     "building": {"applications", "datasets", "kernels", "machine", "optimizers",
                  "recipes"},
     "exporting": {"applications"},
-    "visualization": {"augmentation", "datasets", "evaluation", "gradcam",
+    "visualization": {"augmentation", "comparing", "datasets", "evaluation", "gradcam",
                       "labelled_data", "metrics"},
     "callbacks": {"datasets"},
     "evaluation": {"datasets", "labelled_data", "metrics"},
@@ -41,6 +42,7 @@ ALLOWED = {
     "layers": {"kernels"},
     "recipes": {"augmentation"},
     "augmentation": set(),
+    "comparing": set(),
     "gradcam": set(),
     "kernels": set(),
     "machine": set(),
@@ -221,6 +223,21 @@ status += [main(["prepare", "--source", source, "--output", output])]
 print(json.dumps([*status, "keras" in sys.modules]))
 """
     assert run_python(code) == [0, 0, False]
+
+
+def test_comparing_runs_loads_no_keras(tmp_path, make_run):
+    make_run(tmp_path / "run")
+    code = f"""
+import json, sys
+from keras_tinyalex.cli import main
+import keras_tinyalex
+folder = {str(tmp_path)!r}
+status = [main(["runs", folder, "--plot", folder + "/curves.png"])]
+status += [len(keras_tinyalex.runs.compare(folder))]
+status += [name in sys.modules for name in ("keras", "tensorflow", "jax", "torch")]
+print(json.dumps(status))
+"""
+    assert run_python(code) == [0, 1, False, False, False, False]
 
 
 def test_version_is_the_installed_one():

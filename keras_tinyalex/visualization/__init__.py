@@ -5,7 +5,7 @@ so it needs no display and changes no global state. A notebook shows the figure;
 `figure.savefig("name.png")` writes it to a file.
 """
 
-from keras_tinyalex.visualization.curves import plot_history
+from keras_tinyalex.visualization.curves import plot_history, plot_runs
 from keras_tinyalex.visualization.evaluation import (
     plot_calibration,
     plot_class_accuracy,
@@ -34,6 +34,7 @@ __all__ = [
     "plot_history",
     "plot_predictions",
     "plot_run",
+    "plot_runs",
     "plot_samples",
     "save_figures",
 ]

@@ -1,4 +1,4 @@
-"""Figures of a training: accuracy and loss by epoch."""
+"""Figures of trainings: accuracy and loss by epoch, of one run or of several."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     import keras
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    from keras_tinyalex.comparing import Study
 
 Curves = dict[str, NDArray[np.float64]]
 
@@ -74,18 +76,108 @@ def plot_history(
     return figure
 
 
-def _draw_curves(
-    axes: Axes, metric: str, curves: Curves, find_best: Callable[..., Any]
+@in_own_style
+def plot_runs(studies: Sequence[Study]) -> Figure:
+    """Draws validation accuracy and loss by epoch, of each row of a comparison.
+
+    A line is the mean of the runs of a row, and the band around it their range.
+    It is dashed in epochs that validated at half the image size. A dot is the
+    mean accuracy of the finished models.
+
+    Args:
+        studies: Rows of `keras_tinyalex.runs.compare()`, one or more.
+
+    Returns:
+        A `matplotlib.figure.Figure` with two axes, accuracy and loss.
+
+    Raises:
+        ValueError: If there are no rows.
+
+    Examples:
+        >>> from keras_tinyalex.comparing import FinishedRun, group
+        >>> run = FinishedRun(
+        ...     "run", "best", "sample", 0, {"epochs": 2, "class_names": ["a", "b"]},
+        ...     0.5, 60.0, {"val_accuracy": [0.2, 0.5], "val_loss": [2.0, 1.5]})
+        >>> figure = plot_runs(group([run]))
+        >>> figure.legends[0].get_texts()[0].get_text()
+        'best, sample, 2 classes, 2 epochs (1 run)'
+    """
+    from matplotlib import colormaps
+    from matplotlib.figure import Figure
+
+    if not studies:
+        raise ValueError(
+            "`studies` must be rows of `runs.compare`, one or more. "
+            f"Received: studies={studies!r}"
+        )
+    few = len(studies) <= 10
+    colors = colormaps["tab10" if few else "turbo"](
+        range(len(studies)) if few else np.linspace(0.05, 0.95, len(studies))
+    )
+    legend_height = 0.25 * len(studies) + 0.1
+    figure = Figure((10, 3.8 + legend_height), DPI, layout="constrained")
+    for axes, metric in zip(figure.subplots(1, 2), ("accuracy", "loss"), strict=True):
+        _prepare_axes(axes, f"Validation {metric}")
+        for study, color in zip(studies, colors, strict=True):
+            curves = [run.history.get(f"val_{metric}", []) for run in study.runs]
+            half_size = study.runs[0].history.get("half_size", [])
+            _draw_range(axes, curves, int(sum(half_size)), color)
+            if metric == "accuracy":
+                axes.plot(max(map(len, curves)), study.mean, "o", color=color)
+    lines = [figure.axes[0].plot([], color=color, linewidth=2)[0] for color in colors]
+    labels = [_label(study) for study in studies]
+    legend = figure.legend(
+        lines, labels, loc="outside lower left", frameon=False, fontsize=9
+    )
+    for text in legend.get_texts():
+        text.set_parse_math(False)
+    return figure
+
+
+def _label(study: Study) -> str:
+    parts = [study.recipe, study.data, f"{study.classes} classes"]
+    parts += [f"{study.epochs} epoch{'s' * (study.epochs > 1)}"]
+    parts += [study.settings] if study.settings else []
+    return f"{', '.join(parts)} ({study.n} run{'s' * (study.n > 1)})"
+
+
+def _draw_range(
+    axes: Axes, curves: Sequence[Sequence[float]], half_size_epochs: int, color: Any
 ) -> None:
+    """Draws mean and range of curves, which may end at different epochs."""
+    table = np.full((len(curves), max(map(len, curves))), np.nan)
+    for row, curve in zip(table, curves, strict=True):
+        row[: len(curve)] = curve
+    known = np.ma.masked_invalid(table)
+    epochs = np.arange(1, table.shape[1] + 1)
+    mean = known.mean(axis=0)
+    parts = [(slice(half_size_epochs, None), "-")]
+    if half_size_epochs:  # up to the first epoch after them
+        parts.append((slice(half_size_epochs + 1), "--"))
+    marker = "o" if len(epochs) == 1 else None
+    for part, style in parts:
+        axes.plot(epochs[part], mean[part], style, color=color, lw=2, marker=marker)
+    if len(curves) > 1:
+        low, high = known.min(axis=0), known.max(axis=0)
+        axes.fill_between(epochs, low, high, color=color, alpha=0.2, linewidth=0)
+
+
+def _prepare_axes(axes: Axes, title: str) -> None:
     from matplotlib.ticker import MaxNLocator
 
-    set_panel_title(axes, metric.capitalize())
+    set_panel_title(axes, title)
     axes.set_xlabel("epoch")
     axes.grid(axis="y", color=GRID_COLOR, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.xaxis.set_major_locator(
         MaxNLocator("auto", steps=[1, 2, 5, 10], integer=True, min_n_ticks=1)
     )
+
+
+def _draw_curves(
+    axes: Axes, metric: str, curves: Curves, find_best: Callable[..., Any]
+) -> None:
+    _prepare_axes(axes, metric.capitalize())
     ends: list[tuple[float, str, str]] = []
     for key, part, color in (
         (metric, "train", SECONDARY_COLOR),
