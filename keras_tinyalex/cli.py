@@ -343,7 +343,7 @@ def _evaluate(options: argparse.Namespace) -> Result:
     from keras_tinyalex.datasets.classes import readable_name
     from keras_tinyalex.datasets.layout import open_source
     from keras_tinyalex.datasets.reading import read_split
-    from keras_tinyalex.evaluation import evaluate
+    from keras_tinyalex.evaluation import TOP_K, evaluate
     from keras_tinyalex.labelled_data import image_shape
     from keras_tinyalex.outputs import optional
 
@@ -376,9 +376,12 @@ def _evaluate(options: argparse.Namespace) -> Result:
         model, (images, data.labels), class_names=class_names, tta=options.tta
     )
     low, high = result.interval
+    # With 5 classes it is 1.0 whatever the model.
+    top5 = result.top5 if len(class_names) > TOP_K else None
     _report(
-        f"top 1 {result.top1:.4f} (95% {low:.3f} to {high:.3f}), top 5 "
-        f"{result.top5:.4f}, loss {result.loss:.4f}, n {result.n} ({split} images)"
+        f"top 1 {result.top1:.4f} (95% {low:.3f} to {high:.3f}), "
+        f"{'' if top5 is None else f'top 5 {top5:.4f}, '}"
+        f"loss {result.loss:.4f}, n {result.n} ({split} images)"
     )
     not_written: list[str] = []
     if options.plots:
@@ -389,6 +392,7 @@ def _evaluate(options: argparse.Namespace) -> Result:
             _report(f"figures: {options.plots}")
     return {
         **result.as_dict(),
+        "top5": top5,
         "split": split,
         "left_out": left_out,
         "not_written": not_written,

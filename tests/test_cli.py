@@ -160,6 +160,9 @@ def test_train_evaluate_predict(run, official_folder, tmp_path, monkeypatch):
     # the model knows two of the three classes: their 4 val images
     assert measured["n"] == 4
     assert measured["top1"] == result["val_accuracy"]
+    # Of two classes, the five most probable ones are both.
+    assert measured["top5"] is result["val_top5"] is None
+    assert "top 5" not in error
     assert sorted(path.name for path in plots.iterdir()) == [
         "calibration.png",
         "class_accuracy.png",

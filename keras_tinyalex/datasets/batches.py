@@ -57,9 +57,10 @@ class LabelledArrays:
             (indices,) = np.nonzero(self.labels == label)
             if len(indices) < 2:
                 raise ValueError(
-                    "`validation_split` must hold out an image of each class, for "
-                    f"which {name!r} needs two or more. Add images of it, or choose "
-                    f"other classes. Received: {len(indices)} of {name!r}"
+                    "`data` must have two or more training images of each class, one "
+                    "to train on and one held out to validate on. Add images of "
+                    f"{name!r}, or choose other classes. "
+                    f"Received: {len(indices)} of {name!r}"
                 )
             count = min(max(1, round(fraction * len(indices))), len(indices) - 1)
             shuffled = np.random.default_rng([seed, label]).permutation(indices)

@@ -110,28 +110,40 @@ def plot_runs(studies: Sequence[Study]) -> Figure:
             "`studies` must be rows of `runs.compare`, one or more. "
             f"Received: studies={studies!r}"
         )
-    few = len(studies) <= 10
-    colors = colormaps["tab10" if few else "turbo"](
-        range(len(studies)) if few else np.linspace(0.05, 0.95, len(studies))
-    )
-    legend_height = 0.25 * len(studies) + 0.1
-    figure = Figure((10, 3.8 + legend_height), DPI, layout="constrained")
-    for axes, metric in zip(figure.subplots(1, 2), ("accuracy", "loss"), strict=True):
+    count = len(studies)
+    colors = colormaps["tab10"](range(count))
+    if count > 10:
+        colors = colormaps["turbo"](np.linspace(0.05, 0.95, count))
+    figure = Figure((10, 3.9 + 0.25 * count), DPI, layout="constrained")
+    accuracy, loss = figure.subplots(1, 2)
+    halves = [_half_size_epochs(study) for study in studies]
+    for axes, metric in ((accuracy, "accuracy"), (loss, "loss")):
         _prepare_axes(axes, f"Validation {metric}")
-        for study, color in zip(studies, colors, strict=True):
+        for study, half, color in zip(studies, halves, colors, strict=True):
             curves = [run.history.get(f"val_{metric}", []) for run in study.runs]
-            half_size = study.runs[0].history.get("half_size", [])
-            _draw_range(axes, curves, int(sum(half_size)), color)
-            if metric == "accuracy":
+            _draw_range(axes, curves, half, color)
+            if axes is accuracy:
                 axes.plot(max(map(len, curves)), study.mean, "o", color=color)
-    lines = [figure.axes[0].plot([], color=color, linewidth=2)[0] for color in colors]
-    labels = [_label(study) for study in studies]
+    accuracy.set_title("dots: finished models", loc="right", size=9)
+    if any(halves):
+        loss.set_title("dashed: validated at half size", loc="right", size=9)
+    _add_legend(figure, [_label(study) for study in studies], colors)
+    return figure
+
+
+def _half_size_epochs(study: Study) -> int:
+    return int(sum(study.runs[0].history.get("half_size", ())))
+
+
+def _add_legend(figure: Figure, labels: Sequence[str], colors: Any) -> None:
+    from matplotlib.lines import Line2D
+
+    lines = [Line2D([], [], color=color, linewidth=2) for color in colors]
     legend = figure.legend(
         lines, labels, loc="outside lower left", frameon=False, fontsize=9
     )
     for text in legend.get_texts():
         text.set_parse_math(False)
-    return figure
 
 
 def _label(study: Study) -> str:

@@ -101,5 +101,6 @@ def test_each_part_has_an_image_of_each_class(fraction):
     for held_out in (False, True):
         assert set(data.part(held_out, fraction, 0).labels) == {0, 1}
     data = numbered(3)  # two images of class a, one of b
-    with pytest.raises(ValueError, match=r"'b' needs two or more.*Received: 1 of 'b'"):
+    expected = r"`data` must have two or more .* each class, .*Received: 1 of 'b'"
+    with pytest.raises(ValueError, match=expected):
         data.part(True, fraction, 0)
