@@ -309,7 +309,7 @@ def _differences(settings: dict[str, Any], others: list[dict[str, Any]]) -> str:
     names.pop("epochs", None)  # a column of its own
     if "class_names" in names:
         # They have other images, and in most cases another number.
-        names = {n: None for n in names if not n.endswith("_sha256")}
+        names = {n: None for n in names if n not in ("train_sha256", "val_sha256")}
         if len({len(other["class_names"]) for other in others}) == len(others):
             del names["class_names"]
     return ", ".join(f"{name} {_short(name, settings.get(name))}" for name in names)

@@ -159,8 +159,7 @@ def train(
             if progress:
                 _report_finished(run)
             return run
-        given = splits, callbacks, progress
-        return _train(recipe, seed, folder, *given, started, path)
+        return _train(recipe, seed, folder, splits, callbacks, progress, started, path)
 
 
 def _train(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from keras_tinyalex import AlexNetMini, building, visualization
+from keras_tinyalex import AlexNetMini, visualization
 from keras_tinyalex.applications import save_model
 from keras_tinyalex.cli import main, make_parser
 from keras_tinyalex.datasets import source as sources
@@ -20,6 +20,14 @@ WNIDS = ("n01443537", "n01629819", "n01641577")
 def model_file(tmp_path):
     path = tmp_path / "model.keras"
     save_model(AlexNetMini(num_classes=3, width_multiplier=1 / 16), path, WNIDS)
+    return path
+
+
+@pytest.fixture
+def narrow(tmp_path):
+    """A recipe of the network at a sixteenth of its width, to save time."""
+    path = tmp_path / "narrow.json"
+    path.write_text('{"width_multiplier": 0.0625}')
     return path
 
 
@@ -126,16 +134,11 @@ def test_predict_tells_the_result_of_each_file(run, official_folder, model_file)
     )
 
 
-def test_train_evaluate_predict(run, official_folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        building,
-        "AlexNetMini",
-        lambda **options: AlexNetMini(**{**options, "width_multiplier": 1 / 16}),
-    )
+def test_train_evaluate_predict(run, official_folder, tmp_path, narrow):
     output = tmp_path / "run"
     status, result, error = run(
         *("train", "--data", official_folder, "--classes", "goldfish,bullfrog"),
-        *("--epochs", 2, "--output", output, "--json"),
+        *("--recipe", narrow, "--epochs", 2, "--output", output, "--json"),
     )
     assert status == 0
     assert result["epochs"] == 2
@@ -333,19 +336,28 @@ def test_as_a_process(official_folder, tmp_path):
 
 
 def test_folder_of_fewer_than_20_classes_needs_no_option(
-    run, official_folder, tmp_path, monkeypatch
+    run, official_folder, tmp_path, narrow
 ):
-    monkeypatch.setattr(
-        building,
-        "AlexNetMini",
-        lambda **options: AlexNetMini(**{**options, "width_multiplier": 1 / 16}),
-    )
     command = ("train", "--data", official_folder / "train", "--epochs", 1, "--json")
-    status, result, _ = run(*command, "--output", tmp_path / "run")
+    command += ("--recipe", narrow, "--output", tmp_path / "run")
+    status, result, _ = run(*command)
     assert status == 0
     assert result["classes"] == 3
     # no val images: a tenth of each class's 8 is held out
     assert (result["n_train"], result["n_val"]) == (21, 3)
+
+
+def test_a_class_of_one_image_is_named_by_an_option_of_the_command(
+    run, official_folder
+):
+    """A tenth is held out without being asked for, since there are no val images."""
+    for path in (official_folder / "train" / WNIDS[1] / "images").glob("*_[1-7].JPEG"):
+        path.unlink()
+    status, _, error = run("train", "--data", official_folder / "train")
+    assert status == 1
+    assert "validation_split" not in error
+    assert "`data` must have two or more training images of each class" in error
+    assert f"Add images of '{WNIDS[1]}', or choose other classes" in error
 
 
 def test_tune_and_train_what_it_found(run, official_folder, tmp_path):
