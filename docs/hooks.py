@@ -2,9 +2,20 @@
 
 import argparse
 import re
+import tomllib
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[1]
+
+
+def on_config(config: dict[str, Any]) -> None:
+    """Sets the addresses of the site and of the repository, once they are known."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    addresses = project["tool"]["hatch"]["metadata"]["hooks"]["custom"]
+    if ".invalid/" not in addresses["home"]:
+        config["repo_url"] = addresses["home"]
+        config["site_url"] = addresses["documentation"]
 
 
 def on_page_markdown(markdown: str, **_: object) -> str:
