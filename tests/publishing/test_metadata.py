@@ -1,11 +1,12 @@
 """The metadata of the package: one home, links that hold, types that users see."""
 
 import importlib.util
-import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
+import venv
 from pathlib import Path
 
 import pytest
@@ -90,15 +91,28 @@ path: str = keras_tinyalex.export(names[0], "model.onnx").path
 
 
 def test_users_see_our_types(tmp_path):
-    """mypy finds the three mistakes, which takes py.typed."""
+    """mypy finds the three mistakes in a user's script, which takes py.typed."""
     pytest.importorskip("mypy")
+    environment = tmp_path / "environment"
+    venv.create(environment)
+    (packages,) = environment.rglob("site-packages")
+    code = shutil.ignore_patterns("pretrained", "__pycache__")
+    shutil.copytree(ROOT / "keras_tinyalex", packages / "keras_tinyalex", ignore=code)
+    python = environment / ("Scripts" if sys.platform == "win32" else "bin") / "python"
     (tmp_path / "user.py").write_text(USER)
     done = subprocess.run(
-        [sys.executable, "-m", "mypy", "--strict", "--no-error-summary", "user.py"],
+        [
+            sys.executable,
+            "-m",
+            "mypy",
+            "--strict",
+            "--python-executable",
+            python,
+            "user.py",
+        ],
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
     found = re.findall(r"^user\.py:(\d+): error: .*\[([\w-]+)\]$", done.stdout, re.M)
     expected = [("5", "assignment"), ("6", "call-arg"), ("7", "assignment")]
