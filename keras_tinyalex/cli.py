@@ -571,11 +571,24 @@ def add_weights(commands: Commands) -> None:
     add(
         "action",
         nargs="?",
-        choices=("list", "show", "path"),
+        choices=("list", "show", "path", "card"),
         default="list",
-        help="names, the model card of one, or its file (default: list)",
+        help="names, the model card of one, its file, or its card for a hub "
+        "(default: list)",
     )
     add("name", nargs="?", metavar="NAME", help="shipped weights")
+    add(
+        "--format",
+        choices=("huggingface",),
+        default="huggingface",
+        help="of `card`: the hub (default: huggingface)",
+    )
+    add(
+        "--output",
+        metavar="FILE",
+        default="README.md",
+        help="of `card`: new file (default: README.md)",
+    )
 
 
 def _weights(options: argparse.Namespace) -> Result:
@@ -593,6 +606,8 @@ def _weights(options: argparse.Namespace) -> Result:
         raise ValueError(
             f"`weights {options.action}` needs a NAME, one of {list_weights()}."
         )
+    if options.action == "card":
+        return _weights_card(options)
     if options.action == "path":
         path = str(weights_path(options.name))
         print(path)
@@ -601,6 +616,21 @@ def _weights(options: argparse.Namespace) -> Result:
     if not options.json:
         print(json.dumps(card, indent=2))
     return card
+
+
+def _weights_card(options: argparse.Namespace) -> Result:
+    from keras_tinyalex.applications.model_cards import huggingface_card
+
+    text = huggingface_card(options.name)
+    try:
+        with Path(options.output).open("x", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+    except FileExistsError:
+        raise ValueError(
+            f"--output must be a new file. Received: --output {options.output}"
+        ) from None
+    _report(f"model card of {options.name}: {options.output}")
+    return {"path": options.output}
 
 
 # ------------------------------------------------------------------- parsing
