@@ -203,14 +203,15 @@ def test_onnx_of_training_mode(tmp_path, batch):
 
 @pytest.mark.parametrize("dtype", ["mixed_float16", "mixed_bfloat16"])
 def test_mixed_precision_in_fit(dtype):
-    inputs = keras.Input((3, 7))
+    initializer = keras.initializers.GlorotUniform(seed=0)
+    dense = keras.layers.Dense(7, kernel_initializer=initializer, dtype=dtype)
     layer = LocalResponseNormalization(2, dtype=dtype)
-    model = keras.Model(inputs, layer(keras.layers.Dense(7, dtype=dtype)(inputs)))
-    model.compile(keras.optimizers.SGD(0.01), "mse")
+    model = keras.Sequential([keras.Input((3, 7)), dense, layer])
+    model.compile(keras.optimizers.SGD(1.0), "mse")
     x = random(32, 3, 7)
     before = model.evaluate(x, np.zeros_like(x), verbose=0)
-    model.fit(x, np.zeros_like(x), batch_size=16, epochs=3, verbose=0)
-    assert model.evaluate(x, np.zeros_like(x), verbose=0) < before
+    model.fit(x, np.zeros_like(x), batch_size=16, epochs=6, verbose=0)
+    assert model.evaluate(x, np.zeros_like(x), verbose=0) < 0.9 * before
 
 
 def test_check_numerics():
