@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import sys
 import traceback
@@ -254,6 +255,7 @@ def _train_seeds(options: argparse.Namespace, seeds: Sequence[int]) -> Result:
             "--output must be a folder of run folders where there are several seeds, "
             f"not a run folder itself. Received: --output {options.output}"
         )
+    logging.getLogger("tensorflow").addFilter(_is_not_about_tracing)
     metrics: list[Result] = []
     failed: list[Result] = []
     for seed in seeds:
@@ -271,6 +273,11 @@ def _train_seeds(options: argparse.Namespace, seeds: Sequence[int]) -> Result:
         trained = " ".join(str(run["seed"]) for run in metrics)
         _report(f"val_accuracy of seeds {trained}: {_spread(result)}")
     return {**result, "metrics": metrics, "failed": failed}
+
+
+def _is_not_about_tracing(record: logging.LogRecord) -> bool:
+    # Each seed's model is traced, of which TensorFlow warns from the third on.
+    return "tf.function retracing" not in record.getMessage()
 
 
 def _spread(result: Result) -> str:

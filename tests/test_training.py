@@ -119,6 +119,12 @@ def test_tensorboard_shows_the_history(finished):
                 seen.setdefault(value.tag, {})[event.step] = number
         expected = run.history[f"{prefix}accuracy"]
         assert seen["epoch_accuracy"] == pytest.approx(dict(enumerate(expected)))
+        if part == "train":
+            rate = recipes.BASELINE.learning_rate  # a constant one
+            assert seen["epoch_learning_rate"] == pytest.approx(
+                {0: rate, 1: rate, 2: rate}
+            )
+            assert seen["epoch_half_size"] == {0: 0, 1: 0, 2: 0}
 
 
 def test_saved_models_predict_the_same_and_hold_their_class_names(finished):

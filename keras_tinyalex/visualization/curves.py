@@ -37,7 +37,7 @@ def plot_history(
         history: What `model.fit()` returns, or a mapping of `"accuracy"`,
             `"val_accuracy"`, `"loss"` and `"val_loss"` to one value per epoch
             (numbers, or text as in `history.csv`). At least one of the four is
-            required.
+            required. Epochs with `"half_size"` 1, the first ones, are dashed.
 
     Returns:
         A `matplotlib.figure.Figure` with two axes, accuracy and loss. The last
@@ -71,8 +71,9 @@ def plot_history(
     layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.08, wspace=0.04)
     figure = Figure(figsize=(10, 3.8), dpi=DPI, layout=layout)
     accuracy, loss = figure.subplots(1, 2)
-    _draw_curves(accuracy, "accuracy", curves, find_best=np.nanargmax)
-    _draw_curves(loss, "loss", curves, find_best=np.nanargmin)
+    half = _half_size_epochs(values)
+    _draw_curves(accuracy, "accuracy", curves, half, find_best=np.nanargmax)
+    _draw_curves(loss, "loss", curves, half, find_best=np.nanargmin)
     return figure
 
 
@@ -116,23 +117,21 @@ def plot_runs(studies: Sequence[Study]) -> Figure:
         colors = colormaps["turbo"](np.linspace(0.05, 0.95, count))
     figure = Figure((10, 3.9 + 0.25 * count), DPI, layout="constrained")
     accuracy, loss = figure.subplots(1, 2)
-    halves = [_half_size_epochs(study) for study in studies]
+    halves = [_half_size_epochs(study.runs[0].history) for study in studies]
     for axes, metric in ((accuracy, "accuracy"), (loss, "loss")):
-        _prepare_axes(axes, f"Validation {metric}")
+        _prepare_axes(axes, f"Validation {metric}", any(halves))
         for study, half, color in zip(studies, halves, colors, strict=True):
             curves = [run.history.get(f"val_{metric}", []) for run in study.runs]
             _draw_range(axes, curves, half, color)
             if axes is accuracy:
                 axes.plot(max(map(len, curves)), study.mean, "o", color=color)
     accuracy.set_title("dots: finished models", loc="right", size=9)
-    if any(halves):
-        loss.set_title("dashed: validated at half size", loc="right", size=9)
     _add_legend(figure, [_label(study) for study in studies], colors)
     return figure
 
 
-def _half_size_epochs(study: Study) -> int:
-    return int(sum(study.runs[0].history.get("half_size", ())))
+def _half_size_epochs(history: Mapping[str, Sequence[Any]]) -> int:
+    return sum(float(value) == 1 for value in history.get("half_size", ()))
 
 
 def _add_legend(figure: Figure, labels: Sequence[str], colors: Any) -> None:
@@ -163,22 +162,30 @@ def _draw_range(
     known = np.ma.masked_invalid(table)
     epochs = np.arange(1, table.shape[1] + 1)
     mean = known.mean(axis=0)
-    parts = [(slice(half_size_epochs, None), "-")]
-    if half_size_epochs:  # up to the first epoch after them
-        parts.append((slice(half_size_epochs + 1), "--"))
-    marker = "o" if len(epochs) == 1 else None
-    for part, style in parts:
-        axes.plot(epochs[part], mean[part], style, color=color, lw=2, marker=marker)
+    _draw_line(axes, mean, half_size_epochs, color=color)
     if len(curves) > 1:
         low, high = known.min(axis=0), known.max(axis=0)
         axes.fill_between(epochs, low, high, color=color, alpha=0.2, linewidth=0)
 
 
-def _prepare_axes(axes: Axes, title: str) -> None:
+def _draw_line(
+    axes: Axes, values: NDArray[np.float64], half_size_epochs: int, **style: Any
+) -> None:
+    """Draws values by epoch, dashed up to the first epoch at full size."""
+    epochs = np.arange(1, len(values) + 1)
+    style |= {"linewidth": 2, "marker": "o" if len(epochs) == 1 else None}
+    half = half_size_epochs
+    axes.plot(epochs[half:], values[half:], **style)
+    if half:
+        style["label"] = None
+        axes.plot(epochs[: half + 1], values[: half + 1], "--", **style)
+
+
+def _prepare_axes(axes: Axes, title: str, half_size: bool) -> None:
     from matplotlib.ticker import MaxNLocator
 
     set_panel_title(axes, title)
-    axes.set_xlabel("epoch")
+    axes.set_xlabel("epoch (dashed: at half the image size)" if half_size else "epoch")
     axes.grid(axis="y", color=GRID_COLOR, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.xaxis.set_major_locator(
@@ -187,9 +194,13 @@ def _prepare_axes(axes: Axes, title: str) -> None:
 
 
 def _draw_curves(
-    axes: Axes, metric: str, curves: Curves, find_best: Callable[..., Any]
+    axes: Axes,
+    metric: str,
+    curves: Curves,
+    half_size_epochs: int,
+    find_best: Callable[..., Any],
 ) -> None:
-    _prepare_axes(axes, metric.capitalize())
+    _prepare_axes(axes, metric.capitalize(), half_size_epochs > 0)
     ends: list[tuple[float, str, str]] = []
     for key, part, color in (
         (metric, "train", SECONDARY_COLOR),
@@ -198,9 +209,7 @@ def _draw_curves(
         if key not in curves:
             continue
         curve = curves[key]
-        epochs = np.arange(1, curve.size + 1)
-        marker = "o" if curve.size == 1 else None
-        axes.plot(epochs, curve, color=color, linewidth=2, marker=marker, label=part)
+        _draw_line(axes, curve, half_size_epochs, color=color, label=part)
         finite = np.isfinite(curve)
         if finite[-1]:
             ends.append((float(curve[-1]), f"{part} {curve[-1]:.3f}", color))

@@ -51,6 +51,8 @@ def test_short_search(finished):
     assert continued["seed"] == first["seed"]
     for name in ("loss", "accuracy", "top5", "val_loss", "val_accuracy", "val_top5"):
         assert np.isfinite(continued[name])
+    # Of the history, no metric: the hyperparameter of this name is another column.
+    assert {"learning_rate", "half_size"}.isdisjoint(continued)
     assert found.best.width_multiplier == 1 / 16
     assert (found.path / "search.png").stat().st_size > 10_000
 

@@ -45,6 +45,16 @@ def test_history_from_csv_text_and_from_fit():
     np.testing.assert_array_equal(figure.axes[1].lines[0].get_ydata(), [2.5, 1.5])
 
 
+def test_epochs_of_a_history_at_half_size_are_dashed():
+    history = {"val_loss": [3.0, 2.0, 1.0], "half_size": ["1", "1", "0"]}
+    loss = plot_history(history).axes[1]
+    solid, dashed, _ = loss.lines
+    assert (solid.get_linestyle(), dashed.get_linestyle()) == ("-", "--")
+    assert solid.get_xdata().tolist() == [3]
+    assert dashed.get_xdata().tolist() == [1, 2, 3]
+    assert loss.get_xlabel() == "epoch (dashed: at half the image size)"
+
+
 def test_history_of_a_diverged_training():
     figure = plot_history({"val_loss": [2.0, 3.0, np.nan], "loss": [np.nan] * 3})
 
