@@ -301,17 +301,18 @@ def test_choices_are_those_of_the_library():
 
     (commands,) = (a.choices for a in make_parser()._actions if a.nargs == "A...")
     choices = {
-        option: action.choices
-        for parser in commands.values()
+        f"{command} {option}": sorted(action.choices)
+        for command, parser in commands.items()
         for action in parser._actions
         for option in action.option_strings
         if action.choices
     }
-    assert {name: sorted(values) for name, values in choices.items()} == {
-        "--mode": sorted(MODES),
-        "--format": sorted(exporting.FORMATS),
-        "--space": sorted(SPACES),
-        "--tuner": sorted(TUNERS),
+    assert choices == {
+        "prepare --mode": sorted(MODES),
+        "export --format": sorted(exporting.FORMATS),
+        "tune --space": sorted(SPACES),
+        "tune --tuner": sorted(TUNERS),
+        "weights --format": ["huggingface"],
     }
 
 
