@@ -296,6 +296,7 @@ def test_choices_are_those_of_the_library():
     """They are literals, so that `--help` imports no room for them."""
     from keras_tinyalex import exporting
     from keras_tinyalex.datasets.restructure import MODES
+    from keras_tinyalex.tables import STYLES
     from keras_tinyalex.tuning.oracles import TUNERS
     from keras_tinyalex.tuning.spaces import SPACES
 
@@ -310,6 +311,7 @@ def test_choices_are_those_of_the_library():
     assert choices == {
         "prepare --mode": sorted(MODES),
         "export --format": sorted(exporting.FORMATS),
+        "runs --format": sorted(STYLES),
         "tune --space": sorted(SPACES),
         "tune --tuner": sorted(TUNERS),
         "weights --format": ["huggingface"],
