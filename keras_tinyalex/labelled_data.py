@@ -68,7 +68,8 @@ def image_shape(model: keras.Model, data_format: str | None = None) -> ImageShap
         ValueError: If the model takes something else than gray or RGB images.
 
     Examples:
-        >>> image_shape(keras.Sequential([keras.Input((96, 80, 1))]))
+        >>> layers = [keras.Input((96, 80, 1)), keras.layers.Flatten()]
+        >>> image_shape(keras.Sequential(layers))
         ImageShape(size=(96, 80), channels=1, data_format='channels_last')
     """
     data_format = data_format or find_data_format(model)
