@@ -1,4 +1,4 @@
-"""Callbacks of a fit: history, checkpoints, TensorBoard, progress, users' own."""
+"""Callbacks of a fit: history, checkpoints, TensorBoard, progress."""
 
 from __future__ import annotations
 
@@ -337,66 +337,4 @@ class ProgressReport(keras.callbacks.Callback):  # type: ignore[misc]
             f"val_accuracy {last['val_accuracy']:.4f}{half_size}  "
             f"{last['images_per_second']:,.0f} images/s  "
             f"{format_seconds(left)} left"
-        )
-
-
-class UserCallbacks(keras.callbacks.CallbackList):  # type: ignore[misc]
-    """Callbacks of a user, for whom all phases of a recipe are one training.
-
-    `fit` is called for each phase; `on_train_begin` and `on_train_end` are passed
-    on once.
-
-    Args:
-        callbacks: The callbacks.
-        initial_epoch: Number of epochs that are done.
-        epochs: Number of all epochs.
-    """
-
-    def __init__(
-        self,
-        callbacks: Sequence[keras.callbacks.Callback],
-        initial_epoch: int,
-        epochs: int,
-    ) -> None:
-        super().__init__(list(callbacks))
-        self.epochs = epochs
-        self.begun = False
-        self.complete = initial_epoch >= epochs
-
-    def set_params(self, params: dict[str, Any]) -> None:
-        super().set_params({**params, "epochs": self.epochs} if params else params)
-
-    def on_train_begin(self, logs: Any = None) -> None:
-        if not self.begun:
-            super().on_train_begin(logs)
-        self.begun = True
-
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        # Not a copy of the logs: callbacks may add to them.
-        for callback in self.callbacks:
-            callback.on_epoch_end(epoch, logs)
-        self.complete = epoch + 1 >= self.epochs
-
-    def on_train_end(self, logs: Any = None) -> None:
-        if self.complete or self.model.stop_training:
-            super().on_train_end(logs)
-
-
-def check_callbacks(callbacks: Any) -> None:
-    """Refuses what is not a sequence of Keras callbacks.
-
-    Examples:
-        >>> check_callbacks([keras.callbacks.EarlyStopping()])
-        >>> check_callbacks(["early stopping"])
-        Traceback (most recent call last):
-        ValueError: `callbacks` must be a list of `keras.callbacks.Callback` objects. \
-Received: callbacks=['early stopping']
-    """
-    kind = keras.callbacks.Callback
-    if not isinstance(callbacks, list | tuple) or not all(
-        isinstance(callback, kind) for callback in callbacks
-    ):
-        raise ValueError(
-            "`callbacks` must be a list of `keras.callbacks.Callback` objects. "
-            f"Received: callbacks={callbacks!r:.200}"
         )

@@ -248,7 +248,8 @@ def _train_run(options: argparse.Namespace, seed: int, output: str | None) -> Re
 def _train_seeds(options: argparse.Namespace, seeds: Sequence[int]) -> Result:
     import keras
 
-    from keras_tinyalex.comparing import CONFIG_FILE, summarize
+    from keras_tinyalex.comparing import CONFIG_FILE
+    from keras_tinyalex.metrics import summarize
 
     if options.output and Path(options.output, CONFIG_FILE).exists():
         raise ValueError(

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from keras_tinyalex.aliases import PathLike
+from keras_tinyalex.metrics import summarize
 
 CONFIG_FILE = "config.json"
 ENVIRONMENT_FILE = "environment.json"
@@ -47,20 +48,6 @@ class FinishedRun:
     accuracy: float
     seconds: float
     history: dict[str, list[float]]
-
-
-class Summary(NamedTuple):
-    """Mean and spread of a value over seeds; `None` is what one seed cannot tell.
-
-    Attributes:
-        mean: The mean.
-        standard_deviation: That of the sample, with `n - 1`.
-        interval: `(low, high)`, the 95% interval of the mean by Student's t.
-    """
-
-    mean: float
-    standard_deviation: float | None
-    interval: tuple[float, float] | None
 
 
 @dataclass(frozen=True)
@@ -319,57 +306,6 @@ def _short(name: str, value: Any) -> str:
     if name.endswith("_sha256"):
         return f"{value:.8}"
     return value if isinstance(value, str) else reprlib.repr(value)
-
-
-def summarize(values: Sequence[float]) -> Summary:
-    """Returns mean, standard deviation and the interval of the mean.
-
-    Args:
-        values: At least one number, of one seed each.
-
-    Examples:
-        >>> mean, deviation, (low, high) = summarize([0.70, 0.72, 0.74])
-        >>> round(mean, 4), round(deviation, 4), round(low, 4), round(high, 4)
-        (0.72, 0.02, 0.6703, 0.7697)
-    """
-    mean, n = statistics.fmean(values), len(values)
-    if n < 2:
-        return Summary(mean, None, None)
-    deviation = statistics.stdev(values)
-    margin = student_t(n - 1) * deviation / math.sqrt(n)
-    return Summary(mean, deviation, (mean - margin, mean + margin))
-
-
-def student_t(freedom: int) -> float:
-    """Returns what 95% of Student's t distribution lies within, to each side of 0.
-
-    Source: M. Abramowitz and I. Stegun, "Handbook of Mathematical Functions"
-    (1964), 26.7.3 and 26.7.4.
-
-    Args:
-        freedom: Degrees of freedom, a positive integer.
-
-    Examples:
-        >>> round(student_t(2), 3)
-        4.303
-    """
-
-    def probability(t: float) -> float:
-        angle = math.atan(t / math.sqrt(freedom))
-        odd = freedom % 2
-        term = math.cos(angle) if odd else 1.0
-        total = 0.0 if freedom == 1 else term
-        for k in range(2 + odd, freedom - 1, 2):
-            term *= (k - 1) / k * math.cos(angle) ** 2
-            total += term
-        total *= math.sin(angle)
-        return 2 / math.pi * (angle + total) if odd else total
-
-    low, high = 0.0, 16.0  # more than 12.7, that of one degree of freedom
-    for _ in range(50):
-        middle = (low + high) / 2
-        low, high = (middle, high) if probability(middle) < 0.95 else (low, middle)
-    return high
 
 
 def cells(studies: Sequence[Study]) -> tuple[list[str], list[list[str]]]:

@@ -1,8 +1,11 @@
-"""Metrics of predictions in NumPy: calibration, and intervals of proportions."""
+"""Metrics of predictions in NumPy: calibration; intervals of proportions and means."""
 
 from __future__ import annotations
 
+import math
 import statistics
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -132,3 +135,68 @@ def calibration_curve(
         accuracy = np.bincount(index, correct, bins) / counts
         confidence = np.bincount(index, confidences, bins) / counts
     return counts, accuracy, confidence
+
+
+class Summary(NamedTuple):
+    """Mean and spread of a value over seeds; `None` is what one seed cannot tell.
+
+    Attributes:
+        mean: The mean.
+        standard_deviation: That of the sample, with `n - 1`.
+        interval: `(low, high)`, the 95% interval of the mean by Student's t.
+    """
+
+    mean: float
+    standard_deviation: float | None
+    interval: tuple[float, float] | None
+
+
+def summarize(values: Sequence[float]) -> Summary:
+    """Returns mean, standard deviation and the interval of the mean.
+
+    Args:
+        values: At least one number, of one seed each.
+
+    Examples:
+        >>> mean, deviation, (low, high) = summarize([0.70, 0.72, 0.74])
+        >>> round(mean, 4), round(deviation, 4), round(low, 4), round(high, 4)
+        (0.72, 0.02, 0.6703, 0.7697)
+    """
+    mean, n = statistics.fmean(values), len(values)
+    if n < 2:
+        return Summary(mean, None, None)
+    deviation = statistics.stdev(values)
+    margin = student_t(n - 1) * deviation / math.sqrt(n)
+    return Summary(mean, deviation, (mean - margin, mean + margin))
+
+
+def student_t(freedom: int) -> float:
+    """Returns what 95% of Student's t distribution lies within, to each side of 0.
+
+    Source: M. Abramowitz and I. Stegun, "Handbook of Mathematical Functions"
+    (1964), 26.7.3 and 26.7.4.
+
+    Args:
+        freedom: Degrees of freedom, a positive integer.
+
+    Examples:
+        >>> round(student_t(2), 3)
+        4.303
+    """
+
+    def probability(t: float) -> float:
+        angle = math.atan(t / math.sqrt(freedom))
+        odd = freedom % 2
+        term = math.cos(angle) if odd else 1.0
+        total = 0.0 if freedom == 1 else term
+        for k in range(2 + odd, freedom - 1, 2):
+            term *= (k - 1) / k * math.cos(angle) ** 2
+            total += term
+        total *= math.sin(angle)
+        return 2 / math.pi * (angle + total) if odd else total
+
+    low, high = 0.0, 16.0  # more than 12.7, that of one degree of freedom
+    for _ in range(50):
+        middle = (low + high) / 2
+        low, high = (middle, high) if probability(middle) < 0.95 else (low, middle)
+    return high

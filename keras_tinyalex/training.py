@@ -20,7 +20,7 @@ from keras_tinyalex.applications.model_files import save_model
 from keras_tinyalex.applications.shipped import find_weights
 from keras_tinyalex.arguments import check_integer, check_number
 from keras_tinyalex.building import fold_batch_norm
-from keras_tinyalex.callbacks import History, check_callbacks
+from keras_tinyalex.callbacks import History
 from keras_tinyalex.datasets.batches import LabelledArrays
 from keras_tinyalex.datasets.classes import Classes
 from keras_tinyalex.datasets.images import IMAGE_SIZE
@@ -29,7 +29,7 @@ from keras_tinyalex.datasets.reading import read_split
 from keras_tinyalex.datasets.source import LeftOut, Source
 from keras_tinyalex.evaluation import TOP_K, Evaluation, evaluate
 from keras_tinyalex.files import write_json
-from keras_tinyalex.fitting import ResumableFit
+from keras_tinyalex.fitting import ResumableFit, check_callbacks
 from keras_tinyalex.outputs import optional, try_outputs
 from keras_tinyalex.recipes import Recipe
 from keras_tinyalex.runs import Run

@@ -7,7 +7,7 @@ import shutil
 import pytest
 
 from keras_tinyalex import recipes, runs
-from keras_tinyalex.comparing import find_runs, student_t, summarize
+from keras_tinyalex.comparing import find_runs
 
 SHORT = dataclasses.replace(recipes.BASELINE, epochs=2)
 
@@ -34,18 +34,6 @@ def test_one_seed_has_no_spread(tmp_path, make_run):
     (row,) = runs.compare([tmp_path])
     assert (row.n, row.mean) == (1, 0.5)
     assert row.standard_deviation is row.interval is None
-
-
-@pytest.mark.parametrize(
-    ("freedom", "expected"),
-    [(1, 12.706), (2, 4.303), (3, 3.182), (4, 2.776), (9, 2.262), (30, 2.042)],
-)
-def test_student_t_is_that_of_the_tables(freedom, expected):
-    assert student_t(freedom) == pytest.approx(expected, abs=5e-4)
-
-
-def test_equal_values_have_no_spread():
-    assert summarize([0.5, 0.5]) == (0.5, 0, (0.5, 0.5))
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,8 @@ from keras_tinyalex import evaluation
 from keras_tinyalex.metrics import (
     calibration_curve,
     expected_calibration_error,
+    student_t,
+    summarize,
     wilson_interval,
 )
 
@@ -84,3 +86,15 @@ def test_evaluation_offers_the_metrics():
     assert evaluation.calibration_curve is calibration_curve
     assert evaluation.expected_calibration_error is expected_calibration_error
     assert evaluation.wilson_interval is wilson_interval
+
+
+@pytest.mark.parametrize(
+    ("freedom", "expected"),
+    [(1, 12.706), (2, 4.303), (3, 3.182), (4, 2.776), (9, 2.262), (30, 2.042)],
+)
+def test_student_t_is_that_of_the_tables(freedom, expected):
+    assert student_t(freedom) == pytest.approx(expected, abs=5e-4)
+
+
+def test_equal_values_have_no_spread():
+    assert summarize([0.5, 0.5]) == (0.5, 0, (0.5, 0.5))

@@ -19,8 +19,8 @@ TOOLS = {"aliases", "arguments", "files", "progress", "tables"}
 # Which other rooms a room may import; callers stand above what they call.
 ALLOWED = {
     "cli": {"applications", "comparing", "datasets", "evaluation", "exporting",
-            "labelled_data", "machine", "outputs", "recipes", "training", "tuning",
-            "visualization"},
+            "labelled_data", "machine", "metrics", "outputs", "recipes", "training",
+            "tuning", "visualization"},
     "tuning": {"building", "datasets", "fitting", "outputs", "recipes", "runs",
                "training", "visualization"},
     "training": {"applications", "building", "callbacks", "datasets", "evaluation",
@@ -42,7 +42,7 @@ ALLOWED = {
     "layers": {"kernels"},
     "recipes": {"augmentation"},
     "augmentation": set(),
-    "comparing": set(),
+    "comparing": {"metrics"},
     "gradcam": set(),
     "kernels": set(),
     "machine": set(),
