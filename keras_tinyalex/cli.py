@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import logging
 import os
@@ -42,6 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = make_parser().parse_args(arguments)
     command: Callable[[argparse.Namespace], Result] = options.command
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A name that a console cannot show is escaped, as on standard error.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         if options.needs_keras:
             machine.load_keras()
