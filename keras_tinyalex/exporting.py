@@ -194,11 +194,12 @@ def _in_float32(model: keras.Model) -> keras.Model:
         return type(layer).from_config({**layer.get_config(), "dtype": "float32"})
 
     single = keras.models.clone_model(model, clone_function=copy, recursive=True)
-    with tempfile.TemporaryDirectory() as folder:
-        # Loading restores what layers keep beside their weights, as Normalization.
-        weights = Path(folder, "copy.weights.h5")
-        model.save_weights(weights)
-        single.load_weights(weights)
+    single.set_weights(model.get_weights())
+    for layer, copied in zip(_all_layers(model), _all_layers(single), strict=True):
+        # What layers derive from their weights when loaded, as Normalization does.
+        state: dict[str, Any] = {}
+        layer.save_own_variables(state)
+        copied.load_own_variables(state)
     return single
 
 
