@@ -155,7 +155,7 @@ def add_verify(commands: Commands) -> None:
 
 def _verify(options: argparse.Namespace) -> Result:
     from keras_tinyalex.datasets.reading import MISNAMED, verify
-    from keras_tinyalex.datasets.source import list_names
+    from keras_tinyalex.datasets.source import count_names
 
     found = verify(options.data, progress=True)
     for file, problem in found.bad:
@@ -164,7 +164,7 @@ def _verify(options: argparse.Namespace) -> Result:
         _report(f"problem: {problem}")
     if found.misnamed:
         names = [f"{file} ({kind})" for file, kind in found.misnamed]
-        _report(f"{MISNAMED} ({len(names):,}): {list_names(names)}")
+        _report(count_names(MISNAMED, names))
     count = sum(found.images.values())
     splits = ", ".join(f"{split} {n:,}" for split, n in found.images.items())
     _report(
@@ -372,12 +372,14 @@ def _evaluate(options: argparse.Namespace) -> Result:
             f"trained on; {len(missing)} are missing, e.g. {missing[0]}. "
             f"Received: --data {options.data}"
         )
+    else:
+        source.select(class_names)  # refuses those that cannot be used
     split = "val" if "val" in source.images else "train"
     shape = image_shape(model)
     data = read_split(
         source,
         split,
-        source.select(class_names),
+        class_names,
         shape.size,
         progress=True,
         cache=True,

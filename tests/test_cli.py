@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import keras
 import pytest
 
 from keras_tinyalex import AlexNetMini, visualization
@@ -113,6 +114,26 @@ def test_images_are_read_as_the_model_takes_them(run, official_folder, tmp_path,
     assert [Path(one["image"]).name for one in predicted["images"]] == [
         f"val_{number}.JPEG" for number in range(6)
     ]
+
+
+def test_labels_follow_the_order_of_the_model(run, official_folder, tmp_path):
+    """Whose class names need not be sorted."""
+    model = keras.Sequential(
+        [
+            keras.Input((64, 64, 3)),
+            keras.layers.GlobalAveragePooling2D(),
+            # Red, green and blue are the colors of the classes in sorted order.
+            keras.layers.Dense(3, "softmax", kernel_initializer=reverse),
+        ]
+    )
+    save_model(model, tmp_path / "model.keras", WNIDS[::-1])
+    command = ("evaluate", tmp_path / "model.keras", "--data", official_folder)
+    assert run(*command, "--json")[1]["top1"] == 1.0
+
+
+@keras.saving.register_keras_serializable("tests")
+def reverse(shape, dtype=None):
+    return keras.ops.flip(keras.ops.eye(3, dtype=dtype), axis=0)
 
 
 def test_predict_tells_the_result_of_each_file(run, official_folder, model_file):

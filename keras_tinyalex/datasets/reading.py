@@ -26,7 +26,7 @@ from keras_tinyalex.datasets.source import (
     LabelledImage,
     LeftOut,
     Source,
-    list_names,
+    count_names,
     say,
 )
 from keras_tinyalex.datasets.trees import FolderTree
@@ -126,10 +126,7 @@ def _decode_chunks(
             yield pixels
             bar.advance(len(pixels))
     if misnamed:
-        say(
-            f"{MISNAMED} ({len(misnamed):,}): {list_names(sorted(misnamed))}",
-            source.location,
-        )
+        say(count_names(MISNAMED, sorted(misnamed)), source.location)
     if problems:
         listed = "\n  ".join(sorted(problems)[:MAX_LISTED])
         first = f" (the first {MAX_LISTED})" if len(problems) > MAX_LISTED else ""

@@ -26,9 +26,15 @@ def say(line: str, location: PathLike) -> None:
         print(line, file=sys.stderr)
 
 
-def list_names(names: Sequence[str]) -> str:
-    """Returns the first names, and dots if there are more."""
-    return ", ".join([*names[:MAX_NAMES], *["..."] * (len(names) > MAX_NAMES)])
+def count_names(reason: str, names: Sequence[str]) -> str:
+    """Returns what names have in common, their number and the first of them.
+
+    Examples:
+        >>> count_names("empty files", ["a", "b", "c", "d"])
+        'empty files (4): a, b, c, ...'
+    """
+    first = ", ".join([*names[:MAX_NAMES], *["..."] * (len(names) > MAX_NAMES)])
+    return f"{reason} ({len(names):,}): {first}"
 
 
 @dataclass(frozen=True)
@@ -62,9 +68,7 @@ class LeftOut:
         return {"reason": self.reason, "count": len(self.names), "first": first}
 
     def __str__(self) -> str:
-        return (
-            f"left out: {self.reason} ({len(self.names):,}): {list_names(self.names)}"
-        )
+        return f"left out: {count_names(self.reason, self.names)}"
 
 
 class Source:
