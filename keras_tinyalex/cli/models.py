@@ -1,0 +1,216 @@
+"""Commands on a model: `evaluate`, `predict`, `export` and `weights`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from keras_tinyalex.cli.parsing import (
+    CLASSES,
+    MODEL,
+    SOURCE,
+    Commands,
+    Result,
+    add_command,
+    classes_spec,
+    fail,
+    positive,
+    report,
+)
+
+
+def add_evaluate(commands: Commands) -> None:
+    parser = add_command(commands, "evaluate", _evaluate, "measure a model")
+    add = parser.add_argument
+    add("model", metavar="MODEL", help=MODEL)
+    add("--data", required=True, help=SOURCE)
+    add("--classes", type=classes_spec, help=f"{CLASSES} (default: the model's)")
+    add("--tta", action="store_true", help="average with the mirror image")
+    add("--plots", metavar="DIR", help="write figures to this folder")
+
+
+def _evaluate(options: argparse.Namespace) -> Result:
+    from keras_tinyalex import visualization
+    from keras_tinyalex.applications import load_model
+    from keras_tinyalex.datasets.classes import readable_name
+    from keras_tinyalex.datasets.layout import open_source
+    from keras_tinyalex.datasets.reading import read_split
+    from keras_tinyalex.evaluation import TOP_K, evaluate
+    from keras_tinyalex.labelled_data import image_shape
+    from keras_tinyalex.outputs import optional
+
+    if options.plots:  # tried before the work
+        Path(options.plots).mkdir(parents=True, exist_ok=True)
+    model, class_names = load_model(options.model)
+    source = open_source(options.data)
+    left_out = source.report_left_out()
+    if options.classes is not None or class_names is None:
+        class_names = source.select(options.classes)
+    elif missing := sorted(set(class_names) - set(source.class_names)):
+        raise ValueError(
+            f"--data must hold the {len(class_names)} classes that the model was "
+            f"trained on; {len(missing)} are missing, e.g. {missing[0]}. "
+            f"Received: --data {options.data}"
+        )
+    else:
+        source.select(class_names)  # refuses those that cannot be used
+    split = "val" if "val" in source.images else "train"
+    shape = image_shape(model)
+    data = read_split(
+        source,
+        split,
+        class_names,
+        shape.size,
+        progress=True,
+        cache=True,
+        channels=shape.channels,
+    )
+    images = shape.arrange(data.images)
+    result = evaluate(
+        model, (images, data.labels), class_names=class_names, tta=options.tta
+    )
+    low, high = result.interval
+    # With 5 classes it is 1.0 whatever the model.
+    top5 = result.top5 if len(class_names) > TOP_K else None
+    report(
+        f"top 1 {result.top1:.4f} (95% {low:.3f} to {high:.3f}), "
+        f"{'' if top5 is None else f'top 5 {top5:.4f}, '}"
+        f"loss {result.loss:.4f}, n {result.n} ({split} images)"
+    )
+    not_written: list[str] = []
+    if options.plots:
+        names = [readable_name(name, source.words) for name in class_names]
+        with optional("plots", not_written):
+            figures = visualization.plot_evaluation(result, data, names)
+            visualization.save_figures(Path(options.plots), figures)
+            report(f"figures: {options.plots}")
+    return {
+        **result.as_dict(),
+        "top5": top5,
+        "split": split,
+        "left_out": left_out,
+        "not_written": not_written,
+    }
+
+
+def add_predict(commands: Commands) -> None:
+    parser = add_command(commands, "predict", _predict, "classify image files")
+    add = parser.add_argument
+    add("model", metavar="MODEL", help=MODEL)
+    add("images", metavar="IMAGE", nargs="+", help="image file, or a folder of them")
+    add("--top", type=positive, default=5, help="classes to list (default: 5)")
+
+
+def _predict(options: argparse.Namespace) -> Result:
+    from keras_tinyalex.applications import load_model
+    from keras_tinyalex.applications.predictions import classify_files
+    from keras_tinyalex.datasets.source import list_problems
+
+    model, class_names = load_model(options.model)
+    images = []
+    for result in classify_files(model, options.images, options.top, class_names):
+        images.append(result)
+        if "error" in result:
+            continue
+        report(result["image"])
+        for row in result["predictions"]:
+            report(f"  {row['score']:6.1%}  {row['name']} ({row['class_name']})")
+    errors = [result["error"] for result in images if "error" in result]
+    if errors:
+        fail(list_problems(f"of {len(images)} files,", errors))
+    return {"images": images, "failed": len(errors)}
+
+
+def add_export(commands: Commands) -> None:
+    description = "export a model for another runtime"
+    parser = add_command(commands, "export", _export, description)
+    add = parser.add_argument
+    add("model", metavar="MODEL", help=MODEL)
+    add(
+        "--format",
+        required=True,
+        choices=("onnx", "litert", "openvino", "saved_model"),
+        help="ONNX Runtime, LiteRT (TFLite), OpenVINO or TensorFlow SavedModel",
+    )
+    add("--output", required=True, metavar="PATH", help="new file")
+
+
+def _export(options: argparse.Namespace) -> Result:
+    from keras_tinyalex.exporting import export
+
+    result = export(options.model, options.output, options.format)
+    report(
+        f"{result.path}: {result.size / 1e6:.1f} MB, scores within "
+        f"{result.max_difference:.1e} of Keras'"
+    )
+    return result.as_dict()
+
+
+def add_weights(commands: Commands) -> None:
+    description = "list the weights in the package"
+    parser = add_command(commands, "weights", _weights, description)
+    add = parser.add_argument
+    add(
+        "action",
+        nargs="?",
+        choices=("list", "show", "path", "card"),
+        default="list",
+        help="names, the model card of one, its file, or its card for a hub "
+        "(default: list)",
+    )
+    add("name", nargs="?", metavar="NAME", help="shipped weights")
+    add(
+        "--format",
+        choices=("huggingface",),
+        default="huggingface",
+        help="of `card`: the hub (default: huggingface)",
+    )
+    add(
+        "--output",
+        metavar="FILE",
+        default="README.md",
+        help="of `card`: new file (default: README.md)",
+    )
+
+
+def _weights(options: argparse.Namespace) -> Result:
+    from keras_tinyalex.applications.shipped import (
+        list_weights,
+        model_card,
+        weights_path,
+    )
+
+    if options.action == "list":
+        for name in list_weights():
+            print(name)
+        return {"weights": list_weights()}
+    if options.name is None:
+        raise ValueError(
+            f"`weights {options.action}` needs a NAME, one of {list_weights()}."
+        )
+    if options.action == "card":
+        return _weights_card(options)
+    if options.action == "path":
+        path = str(weights_path(options.name))
+        print(path)
+        return {"path": path}
+    card = model_card(options.name)
+    if not options.json:
+        print(json.dumps(card, indent=2))
+    return card
+
+
+def _weights_card(options: argparse.Namespace) -> Result:
+    from keras_tinyalex.applications.model_cards import huggingface_card
+
+    text = huggingface_card(options.name)
+    try:
+        with Path(options.output).open("x", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+    except FileExistsError:
+        raise ValueError(
+            f"--output must be a new file. Received: --output {options.output}"
+        ) from None
+    report(f"model card of {options.name}: {options.output}")
+    return {"path": options.output}
