@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import random
+from collections.abc import Iterator
 from typing import Any
 
 import keras
 import numpy as np
 import numpy.typing as npt
+from keras import ops
 
 from keras_tinyalex.aliases import Images, PathLike, Tensor
 from keras_tinyalex.applications.alexnet_mini import build_alexnet_mini
@@ -43,15 +45,17 @@ def build(
     Raises:
         ValueError: If `weights` do not fit.
     """
-    model = build_model(
-        recipe,
-        seed,
-        num_classes=len(data.class_names),
-        input_shape=data.images.shape[1:],
-        weights=weights,
-    )
+    shapes = {
+        "num_classes": len(data.class_names),
+        "input_shape": data.images.shape[1:],
+    }
     if weights is None:
+        model = build_model(recipe, seed, **shapes)
         initialize(model, recipe, data.images, seed)
+    else:
+        plain = dataclasses.replace(recipe, folded_batch_norm=False)
+        model = build_model(plain, seed, weights=weights, **shapes)
+        model = unfold_batch_norm(model, recipe, data.images, seed)
     compile_model(model, recipe, len(data.labels))
     return model
 
@@ -138,10 +142,13 @@ def _optimizer(recipe: Recipe, steps: int) -> keras.optimizers.Optimizer:
             warmup_steps=warmup,
         )
     options: dict[str, Any] = {}
-    if recipe.weight_decay:
-        options["weight_decay"] = recipe.weight_decay
-    if recipe.ema_momentum:
-        options.update(use_ema=True, ema_momentum=recipe.ema_momentum)
+    if recipe.weight_decay_per_epoch:
+        options["weight_decay"] = recipe.weight_decay_per_epoch / (
+            recipe.learning_rate * steps
+        )
+    if recipe.averaged:
+        momentum = 1 - 1 / max(1, recipe.averaged * recipe.epochs * steps)
+        options.update(use_ema=True, ema_momentum=momentum)
     if recipe.optimizer in ("adamw", "muon"):
         adam = keras.optimizers.AdamW if recipe.optimizer == "adamw" else Muon
         optimizer = adam(rate, **options)
@@ -315,17 +322,77 @@ def fold_batch_norm(
     return plain
 
 
+def unfold_batch_norm(
+    model: keras.Model, recipe: Recipe, images: Images, seed: int = 0
+) -> keras.Model:
+    """Returns a plain AlexNetMini with the batch normalization of a recipe.
+
+    The reverse of `fold_batch_norm`, to go on training from its result. Scales
+    and offsets are the standard deviations and means of the activations, so
+    that the network computes the same.
+
+    Args:
+        model: A model from `build_model` without `folded_batch_norm`.
+        recipe: A `Recipe`.
+        images: Training images, uint8 `(N, H, W, C)`; up to 1,024 are used.
+        seed: Seed >= 0 of their choice, and of dropout.
+
+    Returns:
+        A `keras.Model`; `model` itself where the recipe has no
+        `folded_batch_norm`.
+    """
+    if not recipe.folded_batch_norm:
+        return model
+    unfolded = build_model(
+        recipe,
+        seed,
+        num_classes=model.output_shape[-1],
+        input_shape=model.input_shape[1:],
+    )
+    for layer in model.layers:
+        unfolded.get_layer(layer.name).set_weights(layer.get_weights())
+    norms = _batch_norms(unfolded)
+    for norm in norms:  # without effect until all have their statistics
+        norm.moving_variance.assign(norm.moving_variance - norm.epsilon)
+    inputs = keras.Model(unfolded.input, [norm.input for norm in norms])
+    moments = [_moments(inputs(batch)) for batch in _batches_of(images, seed)]
+    for norm, values in zip(norms, zip(*moments, strict=True), strict=True):
+        mean, square = np.mean(values, axis=0)
+        variance = square - mean**2
+        norm.set_weights([np.sqrt(variance + norm.epsilon), mean, mean, variance])
+    return unfolded
+
+
+def _moments(activations: list[Tensor]) -> list[npt.NDArray[np.float64]]:
+    """Returns the means of each channel and of its square."""
+    arrays = [ops.convert_to_numpy(ops.cast(x, "float32")) for x in activations]
+    rows = [array.reshape(-1, array.shape[-1]) for array in arrays]
+    return [
+        np.stack([row.mean(0, dtype=np.float64), (row**2).mean(0, dtype=np.float64)])
+        for row in rows
+    ]
+
+
+def _batch_norms(model: keras.Model) -> list[keras.Layer]:
+    norm = keras.layers.BatchNormalization
+    return [layer for layer in model.layers if isinstance(layer, norm)]
+
+
+def _batches_of(images: Images, seed: int) -> Iterator[Tensor]:
+    """Yields up to 1,024 of the images, in batches of about 64."""
+    order = np.random.default_rng(seed).permutation(len(images))[:1024]
+    for part in np.array_split(order, max(1, len(order) // 64)):
+        yield ops.convert_to_tensor(images[np.sort(part)])
+
+
 def _estimate_statistics(model: keras.Model, images: Images, seed: int) -> None:
     """Sets the means and variances of batch normalization from images."""
-    norm = keras.layers.BatchNormalization
-    layers = [layer for layer in model.layers if isinstance(layer, norm)]
+    layers = _batch_norms(model)
     momentums = [layer.momentum for layer in layers]
-    order = np.random.default_rng(seed).permutation(len(images))[:1024]
-    for number, part in enumerate(np.array_split(order, max(1, len(order) // 64))):
+    for number, x in enumerate(_batches_of(images, seed)):
         for layer in layers:
             layer.momentum = number / (number + 1)  # the mean of all batches
-        x = keras.ops.convert_to_tensor(images[np.sort(part)])
         for layer in model.layers[1:]:
-            x = layer(x, training=True) if isinstance(layer, norm) else layer(x)
+            x = layer(x, training=True) if layer in layers else layer(x)
     for layer, momentum in zip(layers, momentums, strict=True):
         layer.momentum = momentum

@@ -33,8 +33,12 @@ class Recipe:
             `keras_tinyalex.optimizers.Muon`.
         learning_rate: Peak learning rate.
         momentum: Nesterov momentum of SGD, in [0, 1).
-        weight_decay: Decoupled weight decay of the kernels, >= 0; multiplied
-            by the learning rate.
+        weight_decay_per_epoch: Decoupled weight decay of the kernels, >= 0: the
+            optimizer's weight decay times the learning rate, summed over the
+            steps of an epoch at the peak learning rate. With 0.25, kernels
+            forget their values over four epochs, whatever the number of images
+            and steps in an epoch (Wang and Aitchison, 2024,
+            https://arxiv.org/abs/2405.13698).
         schedule: `"constant"`, or `"cosine"`, a cosine decay to 0.
         warmup_epochs: Epochs of linear warm-up before a cosine decay, >= 0;
             at most half of the epochs.
@@ -63,8 +67,10 @@ class Recipe:
             end; see `keras_tinyalex.building.fold_batch_norm`.
         label_smoothing: Fraction of each label spread over all classes, in
             [0, 1).
-        ema_momentum: Momentum, per step, of the moving average of the weights
-            that becomes the model at the end; 0 keeps the last weights.
+        averaged: Fraction of the training over which the weights are
+            averaged, in [0, 1): their exponential moving average, with a
+            momentum of `1 - 1 / (averaged * steps)`, becomes the model at the
+            end; 0 keeps the last weights.
         dtype: Keras dtype policy, e.g. `"float32"` or `"mixed_bfloat16"`, or
             `"auto"`; see `keras_tinyalex.machine.fastest_dtype`.
 
@@ -83,7 +89,7 @@ class Recipe:
     optimizer: str = "sgd"
     learning_rate: float = 0.01
     momentum: float = 0.0
-    weight_decay: float = 0.0
+    weight_decay_per_epoch: float = 0.0
     schedule: str = "constant"
     warmup_epochs: float = 0.0
     width_multiplier: float = 1.0
@@ -103,7 +109,7 @@ class Recipe:
     half_size_epochs: int = 0
     folded_batch_norm: bool = False
     label_smoothing: float = 0.0
-    ema_momentum: float = 0.0
+    averaged: float = 0.0
     dtype: str = "float32"
 
     def __post_init__(self) -> None:
@@ -122,12 +128,12 @@ class Recipe:
                 "`mixing` to None. "
                 f"Received: mixing_probability={self.mixing_probability!r}"
             )
-        if self.half_size_epochs and self.ema_momentum:
+        if self.half_size_epochs and self.averaged:
             raise ValueError(
-                "`ema_momentum` must be 0 with `half_size_epochs`: the average would "
+                "`averaged` must be 0 with `half_size_epochs`: the average would "
                 "replace the weights between the two phases. Received: "
                 f"half_size_epochs={self.half_size_epochs}, "
-                f"ema_momentum={self.ema_momentum}"
+                f"averaged={self.averaged}"
             )
 
     def _set(self, field: str, value: Any) -> None:
@@ -233,7 +239,7 @@ _FRACTION: dict[str, float] = {"minimum": 0, "below": 1}
 _NUMBERS: dict[str, dict[str, float]] = {
     "learning_rate": {"above": 0},
     "momentum": _FRACTION,
-    "weight_decay": {"minimum": 0},
+    "weight_decay_per_epoch": {"minimum": 0},
     "warmup_epochs": {"minimum": 0},
     "width_multiplier": {"above": 0},
     "lrn_bias": {"above": 0},
@@ -242,7 +248,7 @@ _NUMBERS: dict[str, dict[str, float]] = {
     "dropout": _FRACTION,
     "mixing_probability": {},
     "label_smoothing": _FRACTION,
-    "ema_momentum": _FRACTION,
+    "averaged": _FRACTION,
 }
 
 # Outcomes are top-1 accuracies on the 1,000 official val images of the first 20 classes
@@ -269,7 +275,7 @@ BEST = Recipe(
     batch_size=64,
     optimizer="muon",
     learning_rate=3e-3,
-    weight_decay=0.6,
+    weight_decay_per_epoch=0.28,
     schedule="cosine",
     warmup_epochs=2.0,
     initialization="whitening",
@@ -288,7 +294,7 @@ BEST_LONG = dataclasses.replace(
     name="best_long",
     description="60 epochs: `best` for longer, with mixing in 30% of the batches.",
     epochs=60,
-    weight_decay=0.4,
+    weight_decay_per_epoch=0.19,
     augmentation="crop_flip_color_cutout",
     mixing="mixup_cutmix",
     mixing_probability=0.3,
@@ -306,7 +312,7 @@ FAST = dataclasses.replace(
     epochs=2,
     batch_size=128,
     learning_rate=7e-3,
-    weight_decay=0.05,
+    weight_decay_per_epoch=0.028,
     warmup_epochs=0.5,
     augmentation="flip",
     dropout=0.1,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -135,7 +134,7 @@ def train(
     seed = check_integer("seed", seed, minimum=0)
     check_callbacks(callbacks)
     size = _image_size(image_size)
-    path = None if weights is None else _find_weights(weights, recipe)
+    path = None if weights is None else find_weights(weights)
     splits = load_splits(data, classes, validation_split, progress, size)
     folder = Path(output) if output else runs.default_folder(recipe.name, data, seed)
     decisive = {
@@ -252,17 +251,6 @@ def _adjusted(
     given = {name: value for name, value in changes.items() if value is not None}
     recipe = dataclasses.replace(recipe, **given)  # type: ignore[arg-type]
     return recipe if epochs is None else recipe.over(epochs)
-
-
-def _find_weights(weights: PathLike, recipe: Recipe) -> Path:
-    if recipe.folded_batch_norm:
-        raise ValueError(
-            f"`weights` must be None for the recipe {recipe.name!r}: its batch "
-            "normalization would change what the weights compute. Choose a recipe "
-            "without `folded_batch_norm`, such as 'baseline'. "
-            f"Received: weights={os.fspath(weights)!r}"
-        )
-    return find_weights(weights)
 
 
 def _image_size(image_size: int | tuple[int, int] | None) -> tuple[int, int]:

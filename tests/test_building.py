@@ -35,6 +35,32 @@ def test_warm_up_takes_at_most_half_of_a_short_training():
     assert at == pytest.approx([0, 0.0008, 0.001, 0], abs=1e-9)
 
 
+@pytest.mark.backend
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw", "muon"])
+@pytest.mark.parametrize("images", [32, 128])
+def test_weight_decay_is_that_of_an_epoch(optimizer, images):
+    """Without gradients, kernels shrink by exp(-0.1) in an epoch of any length."""
+    recipe = recipes.Recipe(
+        "decay", optimizer=optimizer, batch_size=4, weight_decay_per_epoch=0.1
+    )
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+    building.compile_model(model, recipe, images)
+    before = np.array(model.get_weights()[0])
+    zeros = [keras.ops.zeros(weight.shape) for weight in model.trainable_weights]
+    for _ in range(images // 4):
+        model.optimizer.apply(zeros, model.trainable_weights)
+    ratio = model.get_weights()[0] / before
+    np.testing.assert_allclose(ratio, np.exp(-0.1), rtol=0.002)
+
+
+def test_averaged_weights_are_those_of_a_part_of_the_training():
+    recipe = recipes.Recipe("mean", epochs=10, batch_size=10, averaged=0.25)
+    model = AlexNetMini(num_classes=2, width_multiplier=1 / 32)
+    for images, steps in ((400, 100), (20, 5)):  # a quarter of 400 and of 20 steps
+        building.compile_model(model, recipe, images)
+        assert model.optimizer.ema_momentum == pytest.approx(1 - 1 / steps)
+
+
 @pytest.mark.parametrize("data_format", ["channels_last", "channels_first"])
 def test_folded_batch_norm_gives_the_same_network(data_format):
     recipe = recipes.Recipe("n", width_multiplier=1 / 16, folded_batch_norm=True)
@@ -66,6 +92,36 @@ def test_folded_batch_norm_gives_the_same_network(data_format):
         assert np.ptp(expected, axis=0).max() > 0.01  # it does depend on the image
     finally:
         keras.config.set_image_data_format(before)
+
+
+@pytest.mark.backend
+def test_training_goes_on_from_weights_with_batch_norm():
+    """Unfolded, a network computes the same, from normalized activations."""
+    recipe = recipes.Recipe("n", width_multiplier=1 / 4, folded_batch_norm=True)
+    shapes = {"num_classes": 4, "input_shape": (24, 32, 3)}
+    same = dataclasses.replace(recipe, folded_batch_norm=False)
+    plain = building.build_model(same, seed=1, **shapes)
+    generator = np.random.default_rng(0)
+    for layer in plain.layers:
+        if hasattr(layer, "kernel"):
+            layer.bias.assign(generator.normal(0, 0.1, layer.bias.shape))
+    images = generator.integers(0, 256, (70, 24, 32, 3), np.uint8)
+    assert building.unfold_batch_norm(plain, same, images) is plain
+
+    model = building.unfold_batch_norm(plain, recipe, images)
+    expected = plain.predict(images, verbose=0)
+    np.testing.assert_allclose(
+        model.predict(images, verbose=0), expected, rtol=1e-4, atol=1e-6
+    )
+    # In training each batch gives about the same, too: nothing is lost at the start.
+    x = keras.ops.convert_to_tensor(images)
+    for layer in model.layers[1:]:
+        norm = isinstance(layer, keras.layers.BatchNormalization)
+        x = layer(x, training=True) if norm else layer(x)
+    np.testing.assert_allclose(
+        keras.ops.convert_to_numpy(x), expected, rtol=1e-2, atol=1e-3
+    )
+    assert np.ptp(expected, axis=0).max() > 0.003
 
 
 def test_batch_norm_statistics_are_at_full_resolution_without_dropout():
@@ -178,5 +234,5 @@ def test_whitening_of_any_width_and_channels(
 
 
 def test_half_size_epochs_exclude_averaged_weights():
-    with pytest.raises(ValueError, match=r"half_size_epochs=2, ema_momentum=0\.9"):
-        recipes.Recipe("both", half_size_epochs=2, ema_momentum=0.9)
+    with pytest.raises(ValueError, match=r"half_size_epochs=2, averaged=0\.9"):
+        recipes.Recipe("both", half_size_epochs=2, averaged=0.9)

@@ -73,7 +73,7 @@ def test_a_file_with_a_byte_order_mark_is_read(tmp_path, encoding):
         ("learning_rate", np.float32("inf")),
         ("learning_rate", [0.01]),
         ("momentum", 1.0),
-        ("weight_decay", -0.1),
+        ("weight_decay_per_epoch", -0.1),
         ("warmup_epochs", "2"),
         ("normalization", "group"),
         ("lrn_depth_radius", -1),
@@ -82,7 +82,7 @@ def test_a_file_with_a_byte_order_mark_is_read(tmp_path, encoding):
         ("unmixed_epochs", 1.5),
         ("half_size_epochs", -1),
         ("label_smoothing", np.True_),
-        ("ema_momentum", 1),
+        ("averaged", 1),
         ("width_multiplier", 0),
         ("dtype", "float7"),
         ("dtype", "uint8"),
@@ -151,10 +151,8 @@ def test_best_long_is_best_with_more_epochs_and_mixing():
     changed = {field for field, value in long.as_dict().items() if value != best[field]}
     longer = {"epochs", "half_size_epochs"}
     mixing = {"mixing", "mixing_probability", "unmixed_epochs"}
-    others = {"weight_decay", "augmentation", "label_smoothing"}
+    others = {"weight_decay_per_epoch", "augmentation", "label_smoothing"}
     assert changed == {"name", "description"} | longer | mixing | others
-    # More epochs and more to learn in each need less of it.
-    assert long.weight_decay < recipes.BEST.weight_decay
     # Half of the epochs of whole images are not mixed.
     assert long.epochs - long.half_size_epochs == 2 * long.unmixed_epochs
     assert (long.over(20).half_size_epochs, long.over(20).unmixed_epochs) == (14, 3)

@@ -73,7 +73,7 @@ OPTIMIZER = (
         "learning_rate", 1e-3, low=1e-4, high=1e-2, only=MUON, prefix="muon_"
     ),
     Hyperparameter("momentum", 0.0, (0.0, 0.5, 0.9, 0.95), only=SGD),
-    Hyperparameter("weight_decay", 0.0, (0.0, 5e-4, 5e-3, 5e-2, 0.5)),
+    Hyperparameter("weight_decay_per_epoch", 0.0, (0.0, 0.01, 0.03, 0.1, 0.3)),
     Hyperparameter("schedule", "constant", ("constant", "cosine")),
     Hyperparameter("batch_size", 16, (16, 32, 64, 128)),
     Hyperparameter("folded_batch_norm", False, (False, True)),

@@ -166,7 +166,7 @@ def train_trial(
         status = "diverged"
     rows = fit.history.rows
     metrics = {n: v[-1] for n, v in rows.items() if n not in _MEASUREMENTS}
-    if recipe.ema_momentum and status == "completed":
+    if recipe.averaged and status == "completed":
         # The averaged weights became the model's after the last epoch.
         values = fit.model.evaluate(fit.val_batches, verbose=0, return_dict=True)
         metrics.update({f"val_{name}": float(v) for name, v in values.items()})

@@ -2,7 +2,7 @@
 
     python tests/benchmarks/ablation.py tiny-imagenet-20.zip --epochs 8
     python tests/benchmarks/ablation.py tiny-imagenet-20.zip --recipe best_long \
-        'no dropout' '{"weight_decay": 0.8, "learning_rate": 0.005}'
+        'no dropout' '{"weight_decay_per_epoch": 0.4, "learning_rate": 0.005}'
 
 A variant is a name from `CHOICES` or a JSON object with fields of `Recipe`. Without
 any, all of `CHOICES` are trained: the ablation of `best`. Recipes are trained on 90% of
@@ -32,7 +32,7 @@ CHOICES = {
     "no batch normalization": {"folded_batch_norm": False, "learning_rate": 1e-3},
     "AdamW": {"optimizer": "adamw", "learning_rate": 1e-3},
     "constant learning rate": {"schedule": "constant", "learning_rate": 1e-3},
-    "no weight decay": {"weight_decay": 0.0},
+    "no weight decay": {"weight_decay_per_epoch": 0.0},
     "hard labels": {"label_smoothing": 0.0},
     "no dropout": {"dropout": 0.0},
     "no augmentation": {"augmentation": None},
@@ -58,7 +58,7 @@ def variant_recipe(base, variant):
     if not isinstance(fields, dict):
         raise ValueError(
             f"it must be one of {', '.join(map(repr, CHOICES))}, or a JSON object with "
-            'fields of a recipe, e.g. {"weight_decay": 0.8}'
+            'fields of a recipe, e.g. {"weight_decay_per_epoch": 0.4}'
         )
     known = {field.name for field in dataclasses.fields(base)} - {"name", "description"}
     if unknown := sorted(fields.keys() - known):

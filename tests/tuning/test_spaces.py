@@ -31,7 +31,7 @@ OPTIMIZER = {
     "adamw_learning_rate": ((1e-4, 1e-2, "log"), 1e-3),
     "muon_learning_rate": ((1e-4, 1e-2, "log"), 1e-3),
     "momentum": ((0.0, 0.5, 0.9, 0.95), 0.0),
-    "weight_decay": ((0.0, 5e-4, 5e-3, 5e-2, 0.5), 0.0),
+    "weight_decay_per_epoch": ((0.0, 0.01, 0.03, 0.1, 0.3), 0.0),
     "schedule": (("constant", "cosine"), "constant"),
     "batch_size": ((16, 32, 64, 128), 16),
     "folded_batch_norm": ((False, True), False),

@@ -100,8 +100,8 @@ def test_killed_trial_resumes_from_its_last_checkpoint(
 
 @pytest.mark.slow
 def test_averaged_weights_are_what_counts(data, tmp_path, narrow):
-    """With `ema_momentum` the metrics are those of the average, as in train()."""
-    recipe = dataclasses.replace(narrow, epochs=1, ema_momentum=0.99)
+    """With `averaged` the metrics are those of the average, as in train()."""
+    recipe = dataclasses.replace(narrow, epochs=1, averaged=0.5)
     result = trials.train_trial(recipe, data, 7, 1, tmp_path, False)
     with (tmp_path / "history.csv").open() as file:
         header, row = (line.strip().split(",") for line in file)
