@@ -143,9 +143,12 @@ def _optimizer(recipe: Recipe, steps: int) -> keras.optimizers.Optimizer:
         )
     options: dict[str, Any] = {}
     if recipe.weight_decay_per_epoch:
+        updates = steps / recipe.accumulated_steps
         options["weight_decay"] = recipe.weight_decay_per_epoch / (
-            recipe.learning_rate * steps
+            recipe.learning_rate * updates
         )
+    if recipe.accumulated_steps > 1:
+        options["gradient_accumulation_steps"] = recipe.accumulated_steps
     if recipe.averaged:
         momentum = 1 - 1 / max(1, recipe.averaged * recipe.epochs * steps)
         options.update(use_ema=True, ema_momentum=momentum)

@@ -12,12 +12,8 @@ import keras
 from keras_tinyalex import augmentation
 from keras_tinyalex.aliases import PathLike
 from keras_tinyalex.building import build, half_resolution_model
-from keras_tinyalex.callbacks import (
-    Checkpoint,
-    History,
-    ProgressReport,
-    TensorBoardScalars,
-)
+from keras_tinyalex.callbacks import History, ProgressReport, TensorBoardScalars
+from keras_tinyalex.checkpoints import BestWeights, Checkpoint
 from keras_tinyalex.comparing import HISTORY_FILE
 from keras_tinyalex.datasets.batches import Batches, LabelledArrays
 from keras_tinyalex.machine import channels_last, keep_freed_memory
@@ -35,12 +31,16 @@ class ResumableFit:
         seed: Seed >= 0 of weights, dropout, order and augmentation.
         folder: For `history.csv` and `checkpoints/`.
         weights: Where training starts, as in `AlexNetMini`, or `None`.
+        keep: The epoch whose weights the model has in the end: `"last"`
+            (default) or `"best"`; see `BestWeights`.
 
     Attributes:
         model: The compiled model, with the weights of the newest checkpoint.
         history: The `History`, with the epochs up to it.
         val_batches: Batches of `val_data`.
         initial_epoch: Number of epochs that are done.
+        kept_epoch: The epoch whose weights the model has after `run`, or
+            `None`: the last.
     """
 
     @channels_last()
@@ -52,6 +52,7 @@ class ResumableFit:
         seed: int,
         folder: Path,
         weights: PathLike | None = None,
+        keep: str = "last",
     ) -> None:
         self.recipe = recipe
         self.model = build(recipe, train_data, seed, weights)
@@ -61,9 +62,10 @@ class ResumableFit:
         self.history = History(
             folder / HISTORY_FILE, self.batches, recipe.half_size_epochs
         )
-        self._checkpoint = Checkpoint(
-            folder / "checkpoints", self.batches, self.history
-        )
+        checkpoints = folder / "checkpoints"
+        self._checkpoint = Checkpoint(checkpoints, self.batches, self.history)
+        self._best = BestWeights(checkpoints, self.history) if keep == "best" else None
+        self.kept_epoch: int | None = None
         self.initial_epoch = self._checkpoint.restore(self.model)
 
     def run(
@@ -109,17 +111,22 @@ class ResumableFit:
                 callbacks=[
                     *([users] if callbacks else []),
                     self.history,
+                    *([self._best] if self._best else []),
                     self._checkpoint,
                     TensorBoardScalars(tensorboard, self.history),
                     report,
                 ],
             )
+        if self._best:
+            self.kept_epoch = self._best.restore(self.model)
 
 
 def make_batches(
     recipe: Recipe, train_data: LabelledArrays, val_data: LabelledArrays, seed: int
 ) -> tuple[Batches, Batches]:
     """Returns the batches of a recipe to train on, and those to validate on."""
+    if recipe.balanced_classes:
+        train_data = train_data.balanced()
     batches = Batches(
         train_data,
         recipe.batch_size,

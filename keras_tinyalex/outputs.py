@@ -14,7 +14,7 @@ from pathlib import Path
 import keras
 
 from keras_tinyalex.applications.model_files import save_model
-from keras_tinyalex.callbacks import MAX_CHECKPOINTS
+from keras_tinyalex.checkpoints import MAX_CHECKPOINTS
 from keras_tinyalex.datasets.classes import readable_name
 
 # Bytes for figures, logs and tables.

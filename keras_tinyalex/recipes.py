@@ -29,6 +29,9 @@ class Recipe:
         description: What the recipe is for, in one sentence.
         epochs: Passes over the training images.
         batch_size: Images in a training step.
+        accumulated_steps: Steps whose mean gradient is one update of the
+            weights, >= 1: 4 steps of 16 images are one of 64 in a fourth of the
+            memory.
         optimizer: `"sgd"` or `"adamw"` of Keras, or `"muon"`; see
             `keras_tinyalex.optimizers.Muon`.
         learning_rate: Peak learning rate.
@@ -65,6 +68,8 @@ class Recipe:
         folded_batch_norm: Whether to train with batch normalization before
             each ReLU but the first, and to fold it into the kernels at the
             end; see `keras_tinyalex.building.fold_batch_norm`.
+        balanced_classes: Whether all classes count the same in the loss,
+            however many images each has.
         label_smoothing: Fraction of each label spread over all classes, in
             [0, 1).
         averaged: Fraction of the training over which the weights are
@@ -86,6 +91,7 @@ class Recipe:
     description: str = ""
     epochs: int = 35
     batch_size: int = 16
+    accumulated_steps: int = 1
     optimizer: str = "sgd"
     learning_rate: float = 0.01
     momentum: float = 0.0
@@ -108,6 +114,7 @@ class Recipe:
     unmixed_epochs: int = 0
     half_size_epochs: int = 0
     folded_batch_norm: bool = False
+    balanced_classes: bool = False
     label_smoothing: float = 0.0
     averaged: float = 0.0
     dtype: str = "float32"
@@ -121,7 +128,8 @@ class Recipe:
             self._set(field, check_integer(field, getattr(self, field), minimum))
         for field, bounds in _NUMBERS.items():
             self._set(field, check_number(field, getattr(self, field), **bounds))
-        self._set("folded_batch_norm", bool(self.folded_batch_norm))
+        for field in ("folded_batch_norm", "balanced_classes"):
+            self._set(field, bool(getattr(self, field)))
         if not 0 < self.mixing_probability <= 1:
             raise ValueError(
                 "`mixing_probability` must be in (0, 1]; to mix nothing, set "
@@ -225,10 +233,12 @@ _CHOICES: dict[str, Collection[Any]] = {
     "augmentation": ChainMap[Any, Any]({None: None}, augmentation.AUGMENTATIONS),
     "mixing": ChainMap[Any, Any]({None: None}, augmentation.MIXINGS),
     "folded_batch_norm": (False, True),
+    "balanced_classes": (False, True),
 }
 _INTEGERS = {
     "epochs": 1,
     "batch_size": 1,
+    "accumulated_steps": 1,
     "lrn_depth_radius": 0,
     "fc1_units": 1,
     "fc2_units": 1,

@@ -7,7 +7,7 @@ import functools
 import hashlib
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -17,7 +17,7 @@ from keras_tinyalex.aliases import PathLike
 from keras_tinyalex.applications.alexnet_mini import MIN_IMAGE_SIZE
 from keras_tinyalex.applications.model_files import save_model
 from keras_tinyalex.applications.shipped import find_weights
-from keras_tinyalex.arguments import check_integer, check_number
+from keras_tinyalex.arguments import check_choice, check_integer, check_number
 from keras_tinyalex.building import fold_batch_norm
 from keras_tinyalex.callbacks import History
 from keras_tinyalex.datasets.batches import LabelledArrays
@@ -56,6 +56,7 @@ def train(
     batch_size: int | None = None,
     dtype: str | None = None,
     validation_split: float | None = None,
+    keep: str = "last",
     callbacks: Sequence[keras.callbacks.Callback] = (),
     progress: bool = True,
 ) -> Run:
@@ -101,6 +102,10 @@ def train(
             seed 0, to hold out and validate on instead of the val images.
             Defaults to `None`: the val images, or 0.1 for a source without
             any.
+        keep: Which epoch's weights become the model: `"last"` (default), or
+            `"best"`, that of the highest validation accuracy at full image
+            size. The best of many is an optimistic figure: report one from
+            images that did not choose it.
         callbacks: `keras.callbacks.Callback` objects, called as by
             `keras.Model.fit`. What they change (weights, learning rate) and
             log is resumed; their own state is not, so that in a resumed
@@ -133,6 +138,7 @@ def train(
     recipe = _adjusted(recipes.get(recipe), epochs, batch_size, dtype)
     seed = check_integer("seed", seed, minimum=0)
     check_callbacks(callbacks)
+    check_choice("keep", keep, ("last", "best"))
     size = _image_size(image_size)
     path = None if weights is None else find_weights(weights)
     splits = load_splits(data, classes, validation_split, progress, size)
@@ -145,6 +151,8 @@ def train(
         "train_sha256": runs.data_digest(splits.train),
         "val_sha256": runs.data_digest(splits.val),
     }
+    if keep != "last":
+        decisive["keep"] = keep
     if path is not None:
         decisive["weights_sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
     config = runs.with_fingerprint(data, decisive)
@@ -158,7 +166,8 @@ def train(
             if progress:
                 _report_finished(run)
             return run
-        return _train(recipe, seed, folder, splits, callbacks, progress, started, path)
+        fit = functools.partial(ResumableFit, weights=path, keep=keep)
+        return _train(recipe, seed, folder, splits, callbacks, progress, started, fit)
 
 
 def _train(
@@ -169,11 +178,11 @@ def _train(
     callbacks: Sequence[keras.callbacks.Callback],
     progress: bool,
     started: float,
-    weights: Path | None,
+    make_fit: Callable[..., ResumableFit],
 ) -> Run:
     """Trains in a begun run folder, from its newest checkpoint."""
     recipe = runs.resolve_dtype(recipe, folder, progress)
-    fit = ResumableFit(recipe, splits.train, splits.val, seed, folder, weights)
+    fit = make_fit(recipe, splits.train, splits.val, seed, folder)
     done, history = fit.initial_epoch, fit.history
     if progress:
         _report_start(folder, done, recipe.epochs)
@@ -185,13 +194,14 @@ def _train(
     evaluation = evaluate(
         model, (splits.val.images, splits.val.labels), class_names=class_names
     )
-    not_written = _write_model(model, folder, splits, history, evaluation)
+    not_written = _write_model(model, folder, splits, fit, evaluation)
     earlier = sum(history.rows["seconds"][:done])
     metrics = {
         **_results(evaluation),
         **_speed(history, len(splits.train.labels)),
         "seconds_total": round(time.monotonic() - started + earlier, 3),
         "epochs": len(history.rows["epoch"]),
+        "kept_epoch": fit.kept_epoch or len(history.rows["epoch"]),
         "recipe": recipe.name,
         "seed": seed,
         "classes": len(class_names),
@@ -209,7 +219,7 @@ def _write_model(
     model: keras.Model,
     folder: Path,
     splits: Splits,
-    history: History,
+    fit: ResumableFit,
     evaluation: Evaluation,
 ) -> list[str]:
     """Writes the model and the plots; returns what could not be written."""
@@ -219,7 +229,7 @@ def _write_model(
     with optional("model.h5", not_written):
         save_model(model, folder / "model.h5", class_names)
     with optional("plots", not_written):
-        _write_plots(folder, splits, history, evaluation)
+        _write_plots(folder, splits, fit, evaluation)
     return not_written
 
 
@@ -344,9 +354,11 @@ def _speed(history: History, images: int) -> dict[str, float]:
 
 
 def _write_plots(
-    folder: Path, splits: Splits, history: History, evaluation: Evaluation
+    folder: Path, splits: Splits, fit: ResumableFit, evaluation: Evaluation
 ) -> None:
     from keras_tinyalex import visualization
 
-    figures = visualization.plot_run(*splits[:3], history.rows, evaluation)
+    figures = visualization.plot_run(
+        *splits[:3], fit.history.rows, evaluation, fit.kept_epoch
+    )
     visualization.save_figures(folder / "plots", figures)

@@ -53,6 +53,30 @@ def test_weight_decay_is_that_of_an_epoch(optimizer, images):
     np.testing.assert_allclose(ratio, np.exp(-0.1), rtol=0.002)
 
 
+@pytest.mark.backend
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw", "muon"])
+def test_accumulated_steps_are_one_update(optimizer):
+    """Four steps of one image are one of four images, whose loss is the mean."""
+    generator = np.random.default_rng(0)
+    x, y = generator.normal(size=(8, 3)).astype("float32"), np.arange(8) % 2
+    found = []
+    for batch_size, steps in ((4, 1), (1, 4)):
+        recipe = recipes.Recipe(
+            "sum",
+            optimizer=optimizer,
+            batch_size=batch_size,
+            accumulated_steps=steps,
+            weight_decay_per_epoch=0.1,
+        )
+        dense = keras.layers.Dense(2, "softmax", kernel_initializer="ones")
+        model = keras.Sequential([keras.Input((3,)), dense])
+        building.compile_model(model, recipe, 8)
+        model.fit(x, y, batch_size, shuffle=False, verbose=0)
+        found.append(model.get_weights())
+    np.testing.assert_allclose(found[0][0], found[1][0], rtol=1e-4)
+    assert np.abs(found[0][0] - 1).max() > 1e-3
+
+
 def test_averaged_weights_are_those_of_a_part_of_the_training():
     recipe = recipes.Recipe("mean", epochs=10, batch_size=10, averaged=0.25)
     model = AlexNetMini(num_classes=2, width_multiplier=1 / 32)

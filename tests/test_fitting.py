@@ -1,13 +1,14 @@
 """ResumableFit: phases, checkpoints, and stopped runs that resume."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import keras
 import numpy as np
 import pytest
 
 from keras_tinyalex import fitting, recipes, runs
-from keras_tinyalex.callbacks import Checkpoint
+from keras_tinyalex.checkpoints import BestWeights, Checkpoint
 
 EPOCHS = 3  # of `quick`
 
@@ -204,3 +205,38 @@ def test_wrong_callbacks(quick, tmp_path, callbacks):
     with pytest.raises(ValueError, match=r"`callbacks` must be a list of .*Received: "):
         quick(callbacks=callbacks)
     assert not (tmp_path / "run").exists()
+
+
+def test_best_epoch_is_kept(quick, weights_of):
+    """Of three epochs the second is made the best; a stopped run finds it again."""
+    accuracies = [0.2, 0.9, 0.5]
+
+    fake = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, logs: logs.update(val_accuracy=accuracies[epoch])
+    )
+    options = {"callbacks": [fake], "keep": "best"}
+    run = quick("best", **options)
+    assert run.metrics["kept_epoch"] == 2
+    two = quick("two", epochs=2)  # the learning rate is constant
+    assert (weights_of(run) == weights_of(two)).all()
+    assert (weights_of(run) != weights_of(quick("last"))).any()
+    (run.path / "metrics.json").unlink()  # as if it had been stopped
+    assert (weights_of(quick("best", **options)) == weights_of(two)).all()
+    with pytest.raises(ValueError, match="keep differ"):
+        quick("best")
+    (run.path / "metrics.json").unlink()
+    best = run.path / "checkpoints" / "best.npz"
+    best.write_bytes(best.read_bytes()[:-100])
+    with pytest.raises(
+        ValueError, match=r"best\.npz must hold the weights of"
+    ):
+        quick("best", **options)
+
+
+def test_best_epoch_is_not_one_at_half_size(tmp_path):
+    history = SimpleNamespace()
+    best = BestWeights(tmp_path, history)
+    history.rows = {"val_accuracy": [0.9, 0.4, 0.5, 0.5], "half_size": [1, 1, 0, 0]}
+    assert best.epoch == 3
+    history.rows = {"val_accuracy": [0.3, 0.4], "half_size": [1, 1]}
+    assert best.epoch == 2

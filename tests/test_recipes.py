@@ -74,6 +74,8 @@ def test_a_file_with_a_byte_order_mark_is_read(tmp_path, encoding):
         ("learning_rate", [0.01]),
         ("momentum", 1.0),
         ("weight_decay_per_epoch", -0.1),
+        ("accumulated_steps", 0),
+        ("balanced_classes", "yes"),
         ("warmup_epochs", "2"),
         ("normalization", "group"),
         ("lrn_depth_radius", -1),

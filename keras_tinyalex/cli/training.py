@@ -45,6 +45,12 @@ def add_train(commands: Commands) -> None:
         metavar="N",
         help="one run for each (default: 0)",
     )
+    add(
+        "--keep",
+        choices=("last", "best"),
+        default="last",
+        help="epoch whose weights become the model (default: last)",
+    )
     add("--dtype", help="dtype policy, or 'auto' for the fastest on this machine")
     add(
         "--output",
@@ -81,16 +87,23 @@ def _train_run(options: argparse.Namespace, seed: int, output: str | None) -> Re
         epochs=options.epochs,
         batch_size=options.batch_size,
         dtype=options.dtype,
+        keep=options.keep,
     )
     low, high = run.metrics["interval"]
     top5 = run.metrics["val_top5"]
     report(
         f"val_accuracy {run.metrics['val_accuracy']:.4f} (95% {low:.3f} to {high:.3f}, "
-        f"n {run.metrics['n_val']}){'' if top5 is None else f', top 5 {top5:.4f}'}\n"
+        f"n {run.metrics['n_val']}){'' if top5 is None else f', top 5 {top5:.4f}'}"
+        f"{_kept(run.metrics)}\n"
         f"run folder: {run.path}\n"
         f"curves: tensorboard --logdir {run.path / 'tensorboard'}"
     )
     return {**run.metrics, "already_finished": run.already_finished}
+
+
+def _kept(metrics: Result) -> str:
+    epoch = metrics.get("kept_epoch", metrics["epochs"])
+    return "" if epoch == metrics["epochs"] else f", model of epoch {epoch}"
 
 
 def _train_seeds(options: argparse.Namespace, seeds: Sequence[int]) -> Result:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -73,6 +74,17 @@ class LabelledArrays:
             tuple(self.file_names[i] for i in keep),
             None if self.weights is None else self.weights[keep],
         )
+
+    def balanced(self) -> LabelledArrays:
+        """Returns the same images, with weights whose sum is equal in all classes.
+
+        Their mean is 1. Weights that the images had are multiplied.
+        """
+        labels, before = self.labels, self.weights
+        sums = np.bincount(labels, before, len(self.class_names))
+        weights = (np.ones(len(labels)) if before is None else before) / sums[labels]
+        weights *= len(labels) / weights.sum()
+        return dataclasses.replace(self, weights=weights.astype(np.float32))
 
 
 class Batches(keras.utils.PyDataset):  # type: ignore[misc]

@@ -30,6 +30,7 @@ Curves = dict[str, NDArray[np.float64]]
 @in_own_style
 def plot_history(
     history: Mapping[str, Sequence[Any]] | keras.callbacks.History,
+    kept_epoch: int | None = None,
 ) -> Figure:
     """Draws accuracy and loss by epoch, for training and validation.
 
@@ -38,6 +39,8 @@ def plot_history(
             `"val_accuracy"`, `"loss"` and `"val_loss"` to one value per epoch
             (numbers, or text as in `history.csv`). At least one of the four is
             required. Epochs with `"half_size"` 1, the first ones, are dashed.
+        kept_epoch: Epoch, from 1, whose weights the model has; a line marks it.
+            Defaults to `None`: the last, without a line.
 
     Returns:
         A `matplotlib.figure.Figure` with two axes, accuracy and loss. The last
@@ -74,6 +77,11 @@ def plot_history(
     half = _half_size_epochs(values)
     _draw_curves(accuracy, "accuracy", curves, half, find_best=np.nanargmax)
     _draw_curves(loss, "loss", curves, half, find_best=np.nanargmin)
+    if kept_epoch is not None:
+        for axes in (accuracy, loss):
+            axes.axvline(kept_epoch, color=SECONDARY_COLOR, linestyle=":", linewidth=1)
+        label = f" model of epoch {kept_epoch} "
+        accuracy.annotate(label, (kept_epoch, 0), xycoords=("data", "axes fraction"))
     return figure
 
 

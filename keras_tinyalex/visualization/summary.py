@@ -34,6 +34,7 @@ def plot_run(
     words: Mapping[str, str] | None,
     history_rows: Mapping[str, Sequence[Any]],
     evaluation: Evaluation,
+    kept_epoch: int | None = None,
 ) -> dict[str, Figure]:
     """Draws the figures that `keras_tinyalex.train` writes to `plots/`.
 
@@ -44,6 +45,7 @@ def plot_run(
             `keras_tinyalex.datasets.classes.readable_name`.
         history_rows: Values by epoch, as in `plot_history()`.
         evaluation: Result of `keras_tinyalex.evaluate()` on `val_data`.
+        kept_epoch: As in `plot_history()`.
 
     Returns:
         Figures by name: `samples`, `history`, and those of
@@ -54,7 +56,7 @@ def plot_run(
     names = [readable_name(name, words) for name in train_data.class_names]
     return {
         "samples": plot_samples(train_data.images, train_data.labels, names),
-        "history": plot_history(history_rows),
+        "history": plot_history(history_rows, kept_epoch),
         **plot_evaluation(evaluation, val_data, names),
     }
 

@@ -1,5 +1,7 @@
 """Batches: their order, their epochs, their labels, and held-out parts."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -104,3 +106,15 @@ def test_each_part_has_an_image_of_each_class(fraction):
     expected = r"`data` must have two or more .* each class, .*Received: 1 of 'b'"
     with pytest.raises(ValueError, match=expected):
         data.part(True, fraction, 0)
+
+
+def test_balanced_classes_count_the_same():
+    images = np.zeros((8, 8, 8, 3), np.uint8)
+    labels = np.array([0, 0, 0, 0, 0, 0, 1, 1])
+    data = LabelledArrays(images, labels, ("cat", "dog"), tuple("abcdefgh"))
+    # 8 images, half of the weight for the 6 and half for the 2.
+    np.testing.assert_allclose(data.balanced().weights, [4 / 6] * 6 + [4 / 2] * 2)
+    weighted = dataclasses.replace(data, weights=np.array([1, 3] * 4, np.float32))
+    np.testing.assert_allclose(
+        weighted.balanced().weights, [1 / 3, 1, 1 / 3, 1, 1 / 3, 1, 1, 3]
+    )

@@ -12,7 +12,8 @@ import pytest
 
 from keras_tinyalex import recipes
 from keras_tinyalex.building import build
-from keras_tinyalex.callbacks import Checkpoint, History, _read_checkpoint
+from keras_tinyalex.callbacks import History
+from keras_tinyalex.checkpoints import Checkpoint, _read_checkpoint
 from keras_tinyalex.datasets.batches import Batches, LabelledArrays
 
 pytestmark = pytest.mark.faults
@@ -159,8 +160,10 @@ def test_kill_at_every_change_of_a_save(tmp_path, kill_at_every_change, figure):
         save(place, 1)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("keras_tinyalex.callbacks._state_variables", lambda model: state)
-        patch.setattr("keras_tinyalex.callbacks._as_array", lambda values: values)
+        patch.setattr(
+            "keras_tinyalex.checkpoints._state_variables", lambda model: state
+        )
+        patch.setattr("keras_tinyalex.checkpoints._as_array", lambda values: values)
         patch.setattr(Stub, "model", None, raising=False)
         kills = sum(
             kill_at_every_change(

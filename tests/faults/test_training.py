@@ -17,7 +17,7 @@ import pytest
 
 from keras_tinyalex import fitting, recipes
 from keras_tinyalex.building import build
-from keras_tinyalex.callbacks import Checkpoint, _read_checkpoint
+from keras_tinyalex.checkpoints import Checkpoint, _read_checkpoint
 
 pytestmark = pytest.mark.faults
 
@@ -30,7 +30,7 @@ KILLS = 20
 CHILD = textwrap.dedent("""
     import os, sys
     from keras_tinyalex import Recipe, train, training
-    from keras_tinyalex.callbacks import Checkpoint
+    from keras_tinyalex.checkpoints import Checkpoint
 
     data, output, log, epochs = sys.argv[1:]
     note = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from keras_tinyalex import machine, recipes, train, training
-from keras_tinyalex.callbacks import Checkpoint
+from keras_tinyalex.checkpoints import Checkpoint
 from keras_tinyalex.tuning import HyperAlexNetMini, retrain, search, trials
 from keras_tinyalex.tuning.searching import HELD_OUT
 
