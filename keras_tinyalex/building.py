@@ -27,6 +27,11 @@ from keras_tinyalex.optimizers import Muon
 from keras_tinyalex.recipes import Recipe
 
 
+# An update of the weights must be remembered for hundreds of steps, over which the
+# noise of small batches evens out. With few images these are many epochs.
+MAX_WEIGHT_DECAY_PER_STEP = 0.002
+
+
 def build(
     recipe: Recipe,
     data: LabelledArrays,
@@ -143,10 +148,9 @@ def _optimizer(recipe: Recipe, steps: int) -> keras.optimizers.Optimizer:
         )
     options: dict[str, Any] = {}
     if recipe.weight_decay_per_epoch:
-        updates = steps / recipe.accumulated_steps
-        options["weight_decay"] = recipe.weight_decay_per_epoch / (
-            recipe.learning_rate * updates
-        )
+        per_step = recipe.weight_decay_per_epoch * recipe.accumulated_steps / steps
+        decay = min(per_step, MAX_WEIGHT_DECAY_PER_STEP)
+        options["weight_decay"] = decay / recipe.learning_rate
     if recipe.accumulated_steps > 1:
         options["gradient_accumulation_steps"] = recipe.accumulated_steps
     if recipe.averaged:
@@ -330,9 +334,11 @@ def unfold_batch_norm(
 ) -> keras.Model:
     """Returns a plain AlexNetMini with the batch normalization of a recipe.
 
-    The reverse of `fold_batch_norm`, to go on training from its result. Scales
-    and offsets are the standard deviations and means of the activations, so
-    that the network computes the same.
+    The reverse of `fold_batch_norm`, to go on training from its result: the
+    network computes the same. Kernels are scaled so that all activations
+    before a normalization have mean 0 and variance 1, as in a network that
+    starts with `recipe.initialization`, since learning rates and weight decay
+    are made for such kernels.
 
     Args:
         model: A model from `build_model` without `folded_batch_norm`.
@@ -359,10 +365,23 @@ def unfold_batch_norm(
         norm.moving_variance.assign(norm.moving_variance - norm.epsilon)
     inputs = keras.Model(unfolded.input, [norm.input for norm in norms])
     moments = [_moments(inputs(batch)) for batch in _batches_of(images, seed)]
+    scale = 1.0  # by which the activations are smaller than those of `model`
     for norm, values in zip(norms, zip(*moments, strict=True), strict=True):
         mean, square = np.mean(values, axis=0)
-        variance = square - mean**2
-        norm.set_weights([np.sqrt(variance + norm.epsilon), mean, mean, variance])
+        deviation = np.sqrt(np.maximum(square - mean**2, 0))
+        # A channel that is always 0 must not start to amplify rounding errors.
+        deviation = np.maximum(deviation, 1e-2 * deviation.max())
+        layer = unfolded.get_layer(norm.name.removesuffix("_bn"))
+        kernel, bias = layer.get_weights()
+        layer.set_weights([kernel * scale / deviation, (bias - mean) / deviation])
+        # LRN, after block 2, is not the same for activations of another scale.
+        scale = 1.0 if layer.name.startswith("block2") else deviation.mean()
+        gamma = deviation / scale * np.sqrt(1 + norm.epsilon)
+        zero, one = np.zeros_like(mean), np.ones_like(mean)
+        norm.set_weights([gamma, mean / scale, zero, one])
+    classifier = unfolded.get_layer(CLASSIFIER)
+    kernel, bias = classifier.get_weights()
+    classifier.set_weights([kernel * scale, bias])
     return unfolded
 
 

@@ -28,6 +28,8 @@ class Recipe:
         name: Name for `get` and the command line.
         description: What the recipe is for, in one sentence.
         epochs: Passes over the training images.
+        min_steps: Steps of a training at least, >= 0: with few images there are
+            more epochs. See `Recipe.for_images`.
         batch_size: Images in a training step.
         accumulated_steps: Steps whose mean gradient is one update of the
             weights, >= 1: 4 steps of 16 images are one of 64 in a fourth of the
@@ -41,7 +43,7 @@ class Recipe:
             steps of an epoch at the peak learning rate. With 0.25, kernels
             forget their values over four epochs, whatever the number of images
             and steps in an epoch (Wang and Aitchison, 2024,
-            https://arxiv.org/abs/2405.13698).
+            https://arxiv.org/abs/2405.13698), but never in less than 500 steps.
         schedule: `"constant"`, or `"cosine"`, a cosine decay to 0.
         warmup_epochs: Epochs of linear warm-up before a cosine decay, >= 0;
             at most half of the epochs.
@@ -90,6 +92,7 @@ class Recipe:
     name: str
     description: str = ""
     epochs: int = 35
+    min_steps: int = 0
     batch_size: int = 16
     accumulated_steps: int = 1
     optimizer: str = "sgd"
@@ -200,8 +203,9 @@ class Recipe:
             epochs: Positive integer.
 
         Returns:
-            A `Recipe` with the same fractions of epochs at half size and of
-            unmixed epochs, rounded to whole epochs.
+            A `Recipe` of that many epochs, whatever its `min_steps` was. It
+            has the same fractions of epochs at half size and of unmixed
+            epochs, rounded to whole epochs.
 
         Examples:
             >>> Recipe("half", epochs=30, half_size_epochs=20).over(3).half_size_epochs
@@ -211,9 +215,28 @@ class Recipe:
         return dataclasses.replace(
             self,
             epochs=epochs,
+            min_steps=0,
             half_size_epochs=round(self.half_size_epochs * epochs / self.epochs),
             unmixed_epochs=round(self.unmixed_epochs * epochs / self.epochs),
         )
+
+    def for_images(self, images: int) -> Recipe:
+        """Returns the recipe with the epochs that a number of images needs.
+
+        Args:
+            images: Number of training images, a positive integer.
+
+        Returns:
+            The recipe over enough epochs for `min_steps`, or as it is.
+
+        Examples:
+            >>> few = Recipe("few", epochs=10, batch_size=20, min_steps=100)
+            >>> few.for_images(40).epochs, few.for_images(4000).epochs
+            (50, 10)
+        """
+        steps = -(-check_integer("images", images) // self.batch_size)
+        epochs = -(-self.min_steps // steps)
+        return self.over(epochs) if epochs > self.epochs else self
 
     def as_dict(self) -> dict[str, Any]:
         """Returns the fields as a JSON-ready dict."""
@@ -237,6 +260,7 @@ _CHOICES: dict[str, Collection[Any]] = {
 }
 _INTEGERS = {
     "epochs": 1,
+    "min_steps": 0,
     "batch_size": 1,
     "accumulated_steps": 1,
     "lrn_depth_radius": 0,

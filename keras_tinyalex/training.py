@@ -142,6 +142,7 @@ def train(
     size = _image_size(image_size)
     path = None if weights is None else find_weights(weights)
     splits = load_splits(data, classes, validation_split, progress, size)
+    recipe = recipe.for_images(len(splits.train.labels))
     folder = Path(output) if output else runs.default_folder(recipe.name, data, seed)
     decisive = {
         "recipe": recipe.as_dict(),

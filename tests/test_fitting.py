@@ -227,9 +227,7 @@ def test_best_epoch_is_kept(quick, weights_of):
     (run.path / "metrics.json").unlink()
     best = run.path / "checkpoints" / "best.npz"
     best.write_bytes(best.read_bytes()[:-100])
-    with pytest.raises(
-        ValueError, match=r"best\.npz must hold the weights of"
-    ):
+    with pytest.raises(ValueError, match=r"best\.npz must hold the weights of"):
         quick("best", **options)
 
 

@@ -82,6 +82,7 @@ def test_a_file_with_a_byte_order_mark_is_read(tmp_path, encoding):
         ("lrn_bias", 0),
         ("lrn_beta", np.nan),
         ("unmixed_epochs", 1.5),
+        ("min_steps", -1),
         ("half_size_epochs", -1),
         ("label_smoothing", np.True_),
         ("averaged", 1),
@@ -142,6 +143,18 @@ def test_other_epochs_keep_the_share(field):
     shares = [getattr(recipe.over(n), field) for n in (1, 2, 4, 40, 100)]
     assert shares == [1, 2, 3, 30, 75]  # 1.5 rounds to 2
     assert recipe.over(40) == recipe
+
+
+def test_few_images_have_more_epochs():
+    recipe = recipes.Recipe(
+        "r", epochs=8, batch_size=32, min_steps=600, half_size_epochs=2
+    )
+    few = recipe.for_images(100)  # 4 steps in an epoch
+    assert (few.epochs, few.half_size_epochs) == (150, 38)
+    assert few.for_images(100) == few
+    assert recipe.for_images(2400) == recipe  # 75 steps, 600 in 8 epochs
+    assert recipe.for_images(2368).epochs == 9  # 74 steps
+    assert recipe.over(3).for_images(1).epochs == 3  # as asked for
 
 
 def test_fast_stays_at_half_size_over_other_epochs():
