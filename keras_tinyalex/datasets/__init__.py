@@ -1,5 +1,5 @@
-"""Datasets: Tiny ImageNet, and folders with the same layout."""
+"""Datasets: Tiny ImageNet, folders with the same layout, and corrupted images."""
 
-from keras_tinyalex.datasets import tiny_imagenet
+from keras_tinyalex.datasets import corruptions, tiny_imagenet
 
-__all__ = ["tiny_imagenet"]
+__all__ = ["corruptions", "tiny_imagenet"]
