@@ -25,11 +25,13 @@ if TYPE_CHECKING:
     from keras_tinyalex.exporting import export
     from keras_tinyalex.layers import LocalResponseNormalization
     from keras_tinyalex.recipes import Recipe
+    from keras_tinyalex.robustness import CorruptionEvaluation, evaluate_corruptions
     from keras_tinyalex.runs import Run
     from keras_tinyalex.training import train
 
 __all__ = [
     "AlexNetMini",
+    "CorruptionEvaluation",
     "Evaluation",
     "LocalResponseNormalization",
     "Recipe",
@@ -38,6 +40,7 @@ __all__ = [
     "datasets",
     "decode_predictions",
     "evaluate",
+    "evaluate_corruptions",
     "export",
     "list_weights",
     "model_card",
@@ -53,12 +56,14 @@ __all__ = [
 # Where these names are; any other name is that of a module.
 _MODULES = {
     "AlexNetMini": "applications",
+    "CorruptionEvaluation": "robustness",
     "Evaluation": "evaluation",
     "LocalResponseNormalization": "layers",
     "Recipe": "recipes",
     "Run": "runs",
     "decode_predictions": "applications",
     "evaluate": "evaluation",
+    "evaluate_corruptions": "robustness",
     "export": "exporting",
     "list_weights": "applications",
     "model_card": "applications",

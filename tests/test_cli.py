@@ -316,6 +316,7 @@ def test_wrong_arguments_exit_with_2(run, capsys, arguments, message):
 def test_choices_are_those_of_the_library():
     """They are literals, so that `--help` imports no room for them."""
     from keras_tinyalex import exporting
+    from keras_tinyalex.datasets.corruptions import CORRUPTIONS
     from keras_tinyalex.datasets.restructure import MODES
     from keras_tinyalex.tables import STYLES
     from keras_tinyalex.tuning.oracles import TUNERS
@@ -331,6 +332,7 @@ def test_choices_are_those_of_the_library():
     }
     assert choices == {
         "prepare --mode": sorted(MODES),
+        "evaluate --corruptions": sorted(CORRUPTIONS),
         "export --format": sorted(exporting.FORMATS),
         "runs --format": sorted(STYLES),
         "tune --space": sorted(SPACES),

@@ -19,8 +19,8 @@ TOOLS = {"aliases", "arguments", "files", "progress", "tables"}
 # Which other rooms a room may import; callers stand above what they call.
 ALLOWED = {
     "cli": {"applications", "comparing", "datasets", "evaluation", "exporting",
-            "labelled_data", "machine", "metrics", "outputs", "recipes", "training",
-            "tuning", "visualization"},
+            "labelled_data", "machine", "metrics", "outputs", "recipes", "robustness",
+            "training", "tuning", "visualization"},
     "tuning": {"building", "datasets", "fitting", "outputs", "recipes", "runs",
                "training", "visualization"},
     "training": {"applications", "building", "callbacks", "datasets", "evaluation",
@@ -33,9 +33,10 @@ ALLOWED = {
                  "recipes"},
     "exporting": {"applications"},
     "visualization": {"augmentation", "comparing", "datasets", "evaluation", "gradcam",
-                      "labelled_data", "metrics"},
+                      "labelled_data", "metrics", "robustness"},
     "checkpoints": {"callbacks", "datasets"},
     "callbacks": {"datasets"},
+    "robustness": {"datasets", "evaluation", "labelled_data"},
     "evaluation": {"datasets", "labelled_data", "metrics"},
     "labelled_data": {"datasets"},
     "applications": {"datasets", "labelled_data", "layers"},

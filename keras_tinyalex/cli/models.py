@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from keras_tinyalex.cli.parsing import (
     CLASSES,
@@ -18,16 +19,99 @@ from keras_tinyalex.cli.parsing import (
     positive,
     report,
 )
+from keras_tinyalex.tables import format_table
+
+if TYPE_CHECKING:
+    from keras_tinyalex.robustness import CorruptionEvaluation
+
+# The names of `datasets.corruptions`, in their order.
+CORRUPTIONS = (
+    *("gaussian_noise", "shot_noise", "impulse_noise", "defocus_blur", "glass_blur"),
+    *("motion_blur", "zoom_blur", "snow", "frost", "fog", "brightness", "contrast"),
+    *("elastic_transform", "pixelate", "jpeg_compression", "speckle_noise"),
+    *("gaussian_blur", "spatter", "saturate"),
+)
 
 
 def add_evaluate(commands: Commands) -> None:
-    parser = add_command(commands, "evaluate", _evaluate, "measure a model")
+    parser = add_command(commands, "evaluate", _evaluate_all, "measure a model")
     add = parser.add_argument
     add("model", metavar="MODEL", help=MODEL)
     add("--data", required=True, help=SOURCE)
     add("--classes", type=classes_spec, help=f"{CLASSES} (default: the model's)")
     add("--tta", action="store_true", help="average with the mirror image")
+    add(
+        "--corruptions",
+        nargs="*",
+        choices=CORRUPTIONS,
+        metavar="NAME",
+        help="measure accuracy on corrupted images, too: of these corruptions "
+        f"({', '.join(CORRUPTIONS)}), or without a NAME of the first 15; if --data is "
+        "the folder Tiny-ImageNet-C, of its files",
+    )
+    add("--csv", metavar="FILE", help="table of --corruptions, to resume from as well")
     add("--plots", metavar="DIR", help="write figures to this folder")
+
+
+def _evaluate_all(options: argparse.Namespace) -> Result:
+    """Evaluates on clean images, then on corrupted ones if that is asked for."""
+    from keras_tinyalex.datasets.corruptions.folders import find_sets
+
+    if options.corruptions is None:
+        if options.csv:
+            raise ValueError(
+                "--csv must be used with --corruptions, whose table it is. "
+                f"Received: --csv {options.csv}"
+            )
+        return _evaluate(options)
+    if find_sets(options.data):  # files of Tiny-ImageNet-C: none of them is clean
+        clean: Result = {"top1": None, "top5": None, "loss": None, "not_written": []}
+    else:
+        clean = _evaluate(options)
+    return {**clean, **_evaluate_corruptions(options, clean["not_written"])}
+
+
+def _evaluate_corruptions(
+    options: argparse.Namespace, not_written: list[str]
+) -> Result:
+    from keras_tinyalex import visualization
+    from keras_tinyalex.applications import load_model
+    from keras_tinyalex.outputs import optional
+    from keras_tinyalex.robustness import evaluate_corruptions
+
+    model, class_names = load_model(options.model)
+    result = evaluate_corruptions(
+        model,
+        options.data,
+        None if options.classes is not None else class_names,
+        options.corruptions or None,
+        classes=options.classes,
+        tta=options.tta,
+        csv=options.csv,
+        progress=True,
+    )
+    _report_corruptions(result)
+    if options.plots:
+        with optional("plots", not_written):
+            figures = {"corruptions": visualization.plot_corruptions(result)}
+            visualization.save_figures(Path(options.plots), figures)
+    return result.as_dict()
+
+
+def _report_corruptions(result: CorruptionEvaluation) -> None:
+    rows = [
+        [name, *("-" if accuracy is None else f"{accuracy:.3f}" for accuracy in five)]
+        for name, five in result.corruptions.items()
+    ]
+    report(format_table(["corruption", "1", "2", "3", "4", "5"], rows))
+    if result.missing:
+        report(f"no images of: {', '.join(result.missing)}")
+    if result.mean_corruption_accuracy is not None:
+        report(
+            f"mean accuracy {result.mean_corruption_accuracy:.4f} over "
+            f"{len(result.measured)} of the 15 corruptions, mCE {result.mce:.3f} "
+            f"(1 is a ResNet-18 on 200 classes), n {result.n}"
+        )
 
 
 def _evaluate(options: argparse.Namespace) -> Result:

@@ -29,7 +29,7 @@ RUN_FILES = frozenset({"config.json", "environment.json"})
 FIGURES = frozenset(
     {
         *("samples.png", "history.png", "predictions.png", "confusion_matrix.png"),
-        *("class_accuracy.png", "calibration.png"),
+        *("class_accuracy.png", "calibration.png", "corruptions.png"),
     }
 )
 # Images of formats that are not read.

@@ -5,6 +5,7 @@ so it needs no display and changes no global state. A notebook shows the figure;
 `figure.savefig("name.png")` writes it to a file.
 """
 
+from keras_tinyalex.visualization.corruptions import plot_corrupted, plot_corruptions
 from keras_tinyalex.visualization.curves import plot_history, plot_runs
 from keras_tinyalex.visualization.evaluation import (
     plot_calibration,
@@ -28,6 +29,8 @@ __all__ = [
     "plot_calibration",
     "plot_class_accuracy",
     "plot_confusion_matrix",
+    "plot_corrupted",
+    "plot_corruptions",
     "plot_evaluation",
     "plot_filters",
     "plot_gradcam",

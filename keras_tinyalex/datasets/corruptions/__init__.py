@@ -41,7 +41,7 @@ means are taken over, then the four with the group `"extra"`."""
 SEVERITIES = (1, 2, 3, 4, 5)
 MIN_SIZE = 16
 # Images corrupted at a time: some corruptions take 30 times the memory of the images.
-BLOCK = 128
+BLOCK = 64
 
 _FUNCTIONS: dict[str, Corruption] = {
     "gaussian_noise": noise.gaussian_noise,
