@@ -1,4 +1,4 @@
-"""Creates the figures `pictures-*` and `lrn-*` by running the code of their pages.
+"""Creates the figures `pictures-*`, `robustness-*` and `lrn-*` by running their pages.
 
     python docs/figures.py tiny-imagenet-200.zip
 
@@ -17,14 +17,16 @@ from pathlib import Path
 from PIL import Image
 
 DOCS = Path(__file__).parent
-PAGES = ("pictures.md", "why-lrn.md")
+PAGES = ("pictures.md", "robustness.md", "why-lrn.md")
 OF_RESULTS = ("pictures-class-accuracy", "pictures-calibration")
 
 
 def figures(page: str) -> dict:
     """Returns the last `figure` before each image of the page, by the image's name."""
     found, names = {}, {}
-    pattern = r"^```python\n(.*?)^```|\]\(images/((?:pictures|lrn)-.*?)\.png\)"
+    pattern = (
+        r"^```python\n(.*?)^```|\]\(images/((?:pictures|robustness|lrn)-.*?)\.png\)"
+    )
     for code, image in re.findall(pattern, page, re.S | re.M):
         exec(code, names)
         if image:
@@ -50,9 +52,9 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=DOCS / "images")
     options = parser.parse_args()
     data = options.data and str(options.data.resolve())
-    pictures, lrn = ((DOCS / name).read_text("utf-8") for name in PAGES)
+    pictures, robustness, lrn = ((DOCS / name).read_text("utf-8") for name in PAGES)
     with tempfile.TemporaryDirectory() as scratch, contextlib.chdir(scratch):
-        found = figures(lrn) | figures(pictures)
+        found = figures(lrn) | figures(robustness) | figures(pictures)
         of_results = figures(pictures.replace('"sample"', repr(data))) if data else {}
     for name, figure in found.items():
         if name in OF_RESULTS and not (figure := of_results.get(name)):
