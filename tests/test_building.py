@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from keras_tinyalex import AlexNetMini, building, recipes
+from keras_tinyalex.building.batch_norm import unfold_batch_norm
 
 pytestmark = pytest.mark.backend
 
@@ -133,9 +134,9 @@ def test_training_goes_on_from_weights_with_batch_norm():
         if hasattr(layer, "kernel"):
             layer.bias.assign(generator.normal(0, 0.1, layer.bias.shape))
     images = generator.integers(0, 256, (70, 24, 32, 3), np.uint8)
-    assert building.unfold_batch_norm(plain, same, images) is plain
+    assert unfold_batch_norm(plain, same, images) is plain
 
-    model = building.unfold_batch_norm(plain, recipe, images)
+    model = unfold_batch_norm(plain, recipe, images)
     expected = plain.predict(images, verbose=0)
     np.testing.assert_allclose(
         model.predict(images, verbose=0), expected, rtol=1e-4, atol=1e-6
