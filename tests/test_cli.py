@@ -83,7 +83,8 @@ def test_verify(run, official_folder):
 def test_what_is_left_out_is_said_the_same_way(run, official_folder, tmp_path):
     (official_folder / "train" / WNIDS[0] / "images" / "a.tif").write_bytes(b"")
     expected = (
-        "JPEG, PNG, BMP, GIF or WebP images, .tif 1 (1): train/n01443537/images/a"
+        "JPEG, PNG, BMP, GIF, WebP, AVIF or HEIC images, .tif 1 (1): "
+        "train/n01443537/images/a"
     )
     model = tmp_path / "model.keras"
     save_model(AlexNetMini(num_classes=3, width_multiplier=1 / 16), model, WNIDS)

@@ -12,8 +12,7 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     from PIL.Image import Image as PillowImage
 
-# The formats that are read. What a file holds decides, not its suffix.
-IMAGE_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP")
+# The formats that are read, by suffix. What a file holds decides, not its suffix.
 IMAGE_SUFFIXES = {
     ".jpeg": "JPEG",
     ".jpg": "JPEG",
@@ -23,8 +22,19 @@ IMAGE_SUFFIXES = {
     ".bmp": "BMP",
     ".gif": "GIF",
     ".webp": "WEBP",
+    ".avif": "AVIF",
+    ".heic": "HEIF",
+    ".heif": "HEIF",
+    ".hif": "HEIF",
 }
+FORMAT_NAMES = "JPEG, PNG, BMP, GIF, WebP, AVIF or HEIC"
 SIGNATURES = {b"\xff\xd8": "JPEG", b"\x89PNG": "PNG", b"BM": "BMP", b"GIF8": "GIF"}
+# The brands of the files that are made of boxes, as videos are, too.
+BRANDS = {
+    **dict.fromkeys((b"avif", b"avis"), "AVIF"),
+    **dict.fromkeys((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx"), "HEIF"),
+    **dict.fromkeys((b"hevm", b"hevs", b"mif1", b"msf1"), "HEIF"),
+}
 IMAGE_SIZE = (64, 64)
 # Images with more pixels are refused before memory is allocated for them.
 MAX_PIXELS = 1 << 26
@@ -55,7 +65,7 @@ def decode_image(
     RGB. The first image of an animation or a multi-picture JPEG is read.
 
     Args:
-        data: The file's bytes: JPEG, PNG, BMP, GIF or WebP.
+        data: The file's bytes: JPEG, PNG, BMP, GIF, WebP, AVIF or HEIC.
         image_size: `(height, width)` to resize to (bilinear, antialiased), or
             `None` to keep the size. Defaults to `(64, 64)`.
         channels: `3` (default) for RGB, `1` for gray (ITU-R 601 luma).
@@ -66,6 +76,8 @@ def decode_image(
     Raises:
         ValueError: If the data are empty, damaged or of another format, or if
             the image has more than 67 million pixels (JPEG: 268 million).
+        ImportError: If a package for AVIF or HEIC is missing. The message has
+            the command that installs it.
     """
     from PIL.Image import Resampling
 
@@ -136,7 +148,7 @@ def _read_jpeg_header(data: bytes) -> tuple[str, tuple[int, int]]:
 
 
 def _decode_any(data: bytes) -> PillowImage:
-    """Decodes an image of any format in `IMAGE_FORMATS` to RGB, upright."""
+    """Decodes an image of any format in `IMAGE_SUFFIXES` to RGB, upright."""
     image = _open(data)
     _check_size(image, len(data))
     try:
@@ -152,19 +164,53 @@ def _decode_any(data: bytes) -> PillowImage:
 
 def _open(data: bytes) -> PillowImage:
     from PIL import Image, UnidentifiedImageError
-    from PIL.JpegImagePlugin import JpegImageFile
 
+    openers = {"JPEG": _open_jpeg, "AVIF": _open_avif, "HEIF": _open_heif}
     try:
-        if read_format(data) == "JPEG":
-            # `Image.open` takes a JPEG of several pictures for another format.
-            return JpegImageFile(io.BytesIO(data))
-        return Image.open(io.BytesIO(data), formats=IMAGE_FORMATS)
+        if opener := openers.get(read_format(data) or ""):
+            return opener(io.BytesIO(data))
+        return Image.open(io.BytesIO(data), formats=("PNG", "BMP", "GIF", "WEBP"))
+    except ImportError:
+        raise
     except UnidentifiedImageError:
-        raise ValueError(f"not a {', '.join(IMAGE_FORMATS)} image") from None
+        raise ValueError(f"not a {FORMAT_NAMES} image") from None
     except Image.DecompressionBombError:
         raise ValueError(_too_large("more", MAX_PIXELS)) from None
     except Exception as error:  # Pillow raises many types of errors on bad data
         raise ValueError(f"damaged image: {error}") from error
+
+
+def _open_jpeg(file: io.BytesIO) -> PillowImage:
+    # `Image.open` takes a JPEG of several pictures for another format.
+    from PIL.JpegImagePlugin import JpegImageFile
+
+    return JpegImageFile(file)
+
+
+def _open_avif(file: io.BytesIO) -> PillowImage:
+    try:
+        from PIL import AvifImagePlugin
+
+        supported = AvifImagePlugin.SUPPORTED
+    except ImportError:
+        supported = False
+    if not supported:
+        raise ImportError(
+            "AVIF images need Pillow 11.3 or newer, from PyPI: pip install -U pillow"
+        )
+    return AvifImagePlugin.AvifImageFile(file)
+
+
+def _open_heif(file: io.BytesIO) -> PillowImage:
+    try:
+        from pillow_heif import HeifImageFile
+    except ImportError:
+        raise ImportError(
+            "HEIC images need the package pillow-heif: "
+            'pip install "keras-tinyalex[heif]"'
+        ) from None
+    image: PillowImage = HeifImageFile(file)
+    return image
 
 
 def _check_size(image: PillowImage, size: int) -> None:
@@ -232,10 +278,14 @@ def _make_upright(rgb: PillowImage, image: PillowImage) -> PillowImage:
 
 
 def read_format(data: bytes) -> str | None:
-    """Returns which of `IMAGE_FORMATS` the first bytes are of, if any."""
+    """Returns which of the formats in `IMAGE_SUFFIXES` the first bytes are of."""
     if data[8:12] == b"WEBP":
         return "WEBP"
-    starts = {b"\xff\xd8": "JPEG", b"\x89PNG": "PNG", b"BM": "BMP", b"GIF8": "GIF"}
+    if data[4:8] == b"ftyp":
+        size = min(int.from_bytes(data[:4], "big"), 128)
+        brands = [data[at : at + 4] for at in (8, *range(16, size, 4))]
+        found = {BRANDS[brand] for brand in brands if brand in BRANDS}
+        return "AVIF" if "AVIF" in found else next(iter(found), None)
     return next(
-        (name for start, name in starts.items() if data.startswith(start)), None
+        (name for start, name in SIGNATURES.items() if data.startswith(start)), None
     )

@@ -14,6 +14,8 @@ SPLIT_NAMES = {
 IMAGES = "images"
 # The labels of the official val images, beside their folder.
 ANNOTATIONS = "val_annotations.txt"
+# The files of Tiny ImageNet, and of what `prepare` writes, that hold no images.
+METADATA = (ANNOTATIONS, "_boxes.txt", "manifest.json", "wnids.txt", "words.txt")
 # What operating systems and tools leave behind, in lower case. So is everything
 # whose name starts with a dot.
 SYSTEM_NAMES = frozenset(
@@ -35,9 +37,9 @@ FIGURES = frozenset(
 # Images of formats that are not read.
 OTHER_IMAGES = frozenset(
     {
-        *(".arw", ".avif", ".cr2", ".cr3", ".dng", ".exr", ".heic", ".heif", ".ico"),
-        *(".j2k", ".jp2", ".jxl", ".nef", ".orf", ".pbm", ".pgm", ".pnm", ".ppm"),
-        *(".psd", ".raf", ".rw2", ".svg", ".tga", ".tif", ".tiff"),
+        *(".arw", ".cr2", ".cr3", ".dng", ".exr", ".ico", ".j2k", ".jp2", ".jxl"),
+        *(".nef", ".orf", ".pbm", ".pgm", ".pnm", ".ppm", ".psd", ".raf", ".rw2"),
+        *(".svg", ".tga", ".tif", ".tiff"),
     }
 )
 # Files that hold a data set otherwise.

@@ -16,16 +16,15 @@ from pathlib import Path
 from keras_tinyalex.aliases import PathLike
 from keras_tinyalex.datasets.annotations import read_annotations
 from keras_tinyalex.datasets.classes import compose
-from keras_tinyalex.datasets.images import IMAGE_SUFFIXES
+from keras_tinyalex.datasets.images import FORMAT_NAMES, IMAGE_SUFFIXES
 from keras_tinyalex.datasets.known_files import (
     ANNOTATIONS,
-    ARCHIVES,
     FIGURES,
     IMAGES,
+    METADATA,
     OTHER_IMAGES,
     RUN_FILES,
     SPLIT_NAMES,
-    TABLES,
     conversion,
     suffix_of,
 )
@@ -325,16 +324,17 @@ class _Layout:
             folder + name for folder, found in self.images.items() for name in found
         ]
         self._leave_out("images in no class folder, or deeper than one", rest)
+        noted = [n for left in self.left_out for n in left.names if n.endswith("/")]
         others = [
             folder + name
             for folder, files in self.others.items()
+            if not folder.startswith(tuple(noted))
             for name in files
-            if suffix_of(name) in OTHER_IMAGES | ARCHIVES | TABLES or "." not in name
+            if not name.endswith(METADATA)
         ]
-        kinds = Counter(suffix_of(name) or "no suffix" for name in others)
+        kinds = Counter(suffix_of(name) or "no suffix" for name in sorted(others))
         listed = ", ".join(f"{kind} {count:,}" for kind, count in kinds.most_common())
-        formats = "JPEG, PNG, BMP, GIF or WebP"
-        self._leave_out(f"files that are not {formats} images, {listed}", others)
+        self._leave_out(f"files that are not {FORMAT_NAMES} images, {listed}", others)
 
     def _nothing_found(self) -> str:
         loose = ("", f"{IMAGES}/", *(f for f in self.images if _split_of(f)))

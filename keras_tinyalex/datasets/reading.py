@@ -72,6 +72,7 @@ def read_split(
 
     Raises:
         ValueError: If images cannot be decoded. The message names them.
+        ImportError: If a package for AVIF or HEIC is missing.
     """
     # `batches` imports Keras, which the rest of this module does without.
     from keras_tinyalex.datasets.batches import LabelledArrays
@@ -189,7 +190,7 @@ def verify(source: PathLike, progress: bool = False) -> Verification:
                 decode_image(data, image_size=None)
                 if found := _other_format(name, data):
                     misnamed.append((opened.tree.describe(name), found))
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError, ImportError) as error:
             return opened.tree.describe(name), str(error)
         return None
 
@@ -261,7 +262,7 @@ def read_image_files(
             return decode_image(Path(path).read_bytes(), image_size, channels)
         except OSError as error:
             return OSError(f"{path}: {error.strerror or error}")
-        except ValueError as error:
+        except (ValueError, ImportError) as error:
             return ValueError(f"{path}: {error}")
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:

@@ -103,7 +103,7 @@ def test_files_folders_and_what_is_neither(official_folder, tmp_path):
     assert np.unique(read[1]).tolist() == [7]
     assert [str(error).removeprefix(f"{tmp_path}/") for error in read[2:]] == [
         "empty: this folder has no image files",
-        "bad.jpg: not a JPEG, PNG, BMP, GIF, WEBP image",
+        "bad.jpg: not a JPEG, PNG, BMP, GIF, WebP, AVIF or HEIC image",
         "none: No such file or directory",
         f"{address}: not a file but an address: download the image first",
     ]

@@ -71,7 +71,7 @@ def test_two_folders_of_one_split(tmp_path):
 
 
 def test_a_split_without_an_image_is_left_out(tmp_path):
-    write(tmp_path, *(f"train/{name}" for name in TRAIN), "dev/cat/1.heic", "val/x.txt")
+    write(tmp_path, *(f"train/{name}" for name in TRAIN), "dev/cat/1.tif", "val/x.txt")
     assert found(tmp_path) == {"train": "cat:2 dog:2"}
     assert left_out(tmp_path)["splits without an image"] == ("dev/", "val/")
     write(tmp_path, "val/dog/1.jpg")
@@ -121,7 +121,7 @@ def test_unlabelled_val_images_are_refused(tmp_path):
 
 @pytest.mark.parametrize("split", ["", "train/"])
 def test_the_data_set_inside_other_folders(tmp_path, split):
-    write(tmp_path, *(f"a/b/{split}{name}" for name in TRAIN), "a/notes.txt", "x.png")
+    write(tmp_path, *(f"a/b/{split}{name}" for name in TRAIN), "a/words.txt", "x.png")
     assert found(tmp_path) == {"train": "cat:2 dog:2"}
     reason = "images in no class folder, or deeper than one"
     assert left_out(tmp_path) == {reason: ("x.png",)}
@@ -198,22 +198,24 @@ def test_a_class_that_is_a_link_to_nothing(tmp_path):
 
 
 def test_other_files_are_said_once(tmp_path, capsys):
-    write(tmp_path, *TRAIN, "cat/1.tif", "cat/2.heic", "cat/photo", "cat/sub/3.jpg")
-    write(tmp_path, "cat/boxes.txt")
+    write(tmp_path, *TRAIN, "cat/1.tif", "cat/2.psd", "cat/photo", "cat/sub/3.jpg")
+    write(tmp_path, "cat/cat_boxes.txt", "words.txt", "cat/2.mov", "notes.txt")
     load_data(tmp_path)
     load_dataset(tmp_path)
     assert capsys.readouterr().err == (
         "left out: images in no class folder, or deeper than one (1): cat/sub/3.jpg\n"
-        "left out: files that are not JPEG, PNG, BMP, GIF or WebP images, "
-        ".tif 1, .heic 1, no suffix 1 (3): cat/1.tif, cat/2.heic, cat/photo\n"
+        "left out: files that are not JPEG, PNG, BMP, GIF, WebP, AVIF or HEIC images, "
+        ".tif 1, .mov 1, .psd 1, no suffix 1, .txt 1 (5): cat/1.tif, cat/2.mov, "
+        "cat/2.psd, ...\n"
     )
 
 
 def test_all_suffixes_of_the_formats_are_read(tmp_path):
-    for suffix in ("jpg", "JPG", "jpeg", "jfif", "jpe", "png", "bmp", "gif", "webp"):
+    suffixes = ("jpg", "JPG", "jpeg", "jfif", "jpe", "png", "bmp", "gif", "webp")
+    for suffix in (*suffixes, "avif", "heic", "HEIC", "heif", "hif"):
         write(tmp_path, "cat/0.jpg")
         (tmp_path / "cat" / "0.jpg").rename(tmp_path / "cat" / f"picture.{suffix}")
-    assert found(tmp_path) == {"train": "cat:9"}
+    assert found(tmp_path) == {"train": "cat:14"}
 
 
 @pytest.mark.parametrize("form", ["NFC", "NFD"])
