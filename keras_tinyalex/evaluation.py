@@ -125,7 +125,9 @@ def evaluate(
             * an iterable of such `(x, y)` batches: a
               `keras.utils.PyDataset`, a `tf.data.Dataset`, a list;
             * a source as in `datasets.tiny_imagenet.load_data`: a folder, a
-              zip file or `"sample"`. Its val images are evaluated.
+              zip file or `"sample"`. Its val images are evaluated; where there
+              are none, the 10% of the training images that `train` holds out.
+              `load_dataset(source, "all")` has every image.
         class_names: `C` unique strings in label order. If `data` is a source,
             these classes are read from it. Defaults to the `class_names` of
             `data`, or else to `"0"`, `"1"`, ...

@@ -95,15 +95,9 @@ def read_source(
 ) -> tuple[NDArray[Any], NDArray[Any], tuple[str, ...]]:
     """Returns the val images as the model takes them, labels and class names."""
     from keras_tinyalex.datasets.layout import open_source
-    from keras_tinyalex.datasets.reading import read_split
+    from keras_tinyalex.datasets.reading import read_parts
 
     opened = open_source(source)
-    if "val" not in opened.images:
-        raise ValueError(
-            "`data` must be a source with val images. Evaluate training images as "
-            "arrays: `evaluate(model, load_data(source)[0])`. "
-            f"Received: data={str(source)!r}"
-        )
     names = opened.select(class_names if classes is None else classes)
     # Labels of a source follow the sorted names: another order would mix them up.
     if (
@@ -117,7 +111,7 @@ def read_source(
         )
     opened.report_left_out()
     shape = image_shape(model, data_format)
-    val = read_split(opened, "val", names, shape.size, channels=shape.channels)
+    (val,) = read_parts(opened, names, ["val"], shape.size, channels=shape.channels)
     return shape.arrange(val.images), val.labels, names
 
 

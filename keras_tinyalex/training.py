@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import re
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -24,7 +25,7 @@ from keras_tinyalex.datasets.batches import LabelledArrays
 from keras_tinyalex.datasets.classes import Classes
 from keras_tinyalex.datasets.images import IMAGE_SIZE
 from keras_tinyalex.datasets.layout import open_source
-from keras_tinyalex.datasets.reading import read_split
+from keras_tinyalex.datasets.reading import read_parts
 from keras_tinyalex.datasets.source import LeftOut, Source
 from keras_tinyalex.evaluation import TOP_K, Evaluation, evaluate
 from keras_tinyalex.files import write_json
@@ -36,9 +37,7 @@ from keras_tinyalex.runs import Run
 if TYPE_CHECKING:
     import keras
 
-# The part of the training images that is held out where a source has no val images.
-DEFAULT_VALIDATION_SPLIT = 0.1
-# The first sorted classes, of a source that has more.
+# The first sorted classes of Tiny ImageNet, where it has more.
 DEFAULT_CLASSES = 20
 
 
@@ -80,8 +79,8 @@ def train(
         recipe: Name from `keras_tinyalex.recipes`, or a `Recipe`.
         data: Source of images; see `datasets.tiny_imagenet.load_data`.
         classes: Which classes; see `datasets.tiny_imagenet.load_data`.
-            `"all"` takes all. Defaults to `None`: the first 20 sorted class
-            names, or all where there are fewer.
+            `"all"` takes all. Defaults to `None`: all, but of Tiny ImageNet,
+            whose class names are wnids such as `n01443537`, the first 20.
         output: Run folder. Default
             `runs/<recipe>-<data>-seed<seed>` in the working directory.
         seed: Seed >= 0 of weights, dropout, order and augmentation.
@@ -311,26 +310,26 @@ def load_splits(
             f"`data` must have two or more classes, but {problem[0]}. "
             f"Received: data={str(data)!r}"
         )
-    read = functools.partial(
-        read_split, source, image_size=image_size, progress=progress, cache=True
+    train_data, val_data = read_parts(
+        source,
+        names,
+        image_size=image_size,
+        validation_split=validation_split,
+        progress=progress,
+        cache=True,
     )
-    train_data = read("train", names)
-    if validation_split is None and "val" in source.images:
-        val_data = read("val", names)
-        return Splits(train_data, val_data, source.words, left_out)
-    fraction = validation_split or DEFAULT_VALIDATION_SPLIT
-    rest = train_data.part(False, fraction, seed=0)
-    held_out = train_data.part(True, fraction, seed=0)
-    return Splits(rest, held_out, source.words, left_out)
+    return Splits(train_data, val_data, source.words, left_out)
 
 
 def _default_classes(source: Source) -> int:
-    """Returns the first 20 classes, or all of a source that has fewer."""
-    rest = source.class_names[DEFAULT_CLASSES:]
+    """Returns 20 for Tiny ImageNet, and all classes of another source."""
+    names = source.class_names
+    wnids = all(re.fullmatch(r"n\d{8}", name) for name in names)
+    rest = names[DEFAULT_CLASSES:] if wnids else ()
     if rest:
         reason = f"classes after the first {DEFAULT_CLASSES} (--classes all takes all)"
         source.left_out.append(LeftOut(reason, rest))
-    return min(DEFAULT_CLASSES, len(source.class_names))
+    return len(names) - len(rest)
 
 
 def _results(evaluation: Evaluation) -> dict[str, Any]:

@@ -132,6 +132,28 @@ def test_labels_follow_the_order_of_the_model(run, official_folder, tmp_path):
     assert run(*command, "--json")[1]["top1"] == 1.0
 
 
+def test_training_images_are_not_counted_unasked(run, official_folder, tmp_path):
+    """A model that was trained in the same folder, which has no val images."""
+    narrow, data = tmp_path / "narrow.json", official_folder / "train"
+    narrow.write_text('{"width_multiplier": 0.0625}')
+    output = ("--output", tmp_path / "run", "--epochs", 1)
+    trained = run("train", "--data", data, "--recipe", narrow, *output, "--json")[1]
+    command = ("evaluate", tmp_path / "run" / "model.keras", "--data", data)
+    _, held_out, error = run(*command, "--json")
+    assert (held_out["split"], held_out["n"], trained["n_val"]) == ("held_out", 3, 3)
+    assert held_out["top1"] == trained["val_accuracy"]
+    assert held_out["loss"] == pytest.approx(trained["val_loss"], rel=1e-5)
+    last = error.splitlines()[-1]
+    assert last.startswith("held-out images: top 1 ")
+    assert last.endswith(", n 3; --all measures every image")
+    _, everything, error = run(*command, "--all", "--json")
+    assert (everything["split"], everything["n"]) == ("all", 24)
+    assert error.splitlines()[-1].startswith("all images: top 1 ")
+    command = (*command[:3], official_folder)
+    assert run(*command)[2].splitlines()[-1].startswith("val images: top 1 ")
+    assert run(*command, "--all", "--json")[1]["n"] == 30
+
+
 @keras.saving.register_keras_serializable("tests")
 def reverse(shape, dtype=None):
     return keras.ops.flip(keras.ops.eye(3, dtype=dtype), axis=0)

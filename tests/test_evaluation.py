@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 
+from keras_tinyalex.datasets.tiny_imagenet import load_dataset
 from keras_tinyalex.evaluation import evaluate, wilson_interval
 
 pytestmark = pytest.mark.backend
@@ -432,9 +433,14 @@ def test_source_with_other_classes_than_the_model(folder):
         evaluate(gray_classifier(0, 80), folder, data_format="channels_last")
 
 
-def test_source_without_val_images(folder):
-    with pytest.raises(ValueError, match=r"source with val images\. .*load_data"):
-        evaluate(gray_classifier(0, 80, 160), folder / "train_images")
+def test_of_a_source_without_val_images_the_held_out_are_measured(official_folder):
+    """One image of eight of each class; all are of one color a class."""
+    layers = (keras.layers.GlobalAveragePooling2D(), keras.layers.Softmax())
+    model = keras.Sequential([keras.Input((64, 64, 3)), *layers])
+    result = evaluate(model, official_folder / "train")
+    assert (result.n, result.top1) == (3, 1.0)
+    everything = load_dataset(official_folder / "train", "all")
+    assert evaluate(model, everything).n == 24
 
 
 def test_missing_source(tmp_path):

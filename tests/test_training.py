@@ -290,7 +290,7 @@ def test_validation_split_holds_training_images_out(quick):
     ("count", "classes", "expected"),
     [(3, None, 3), (21, None, 20), (21, "all", 21), (21, 2, 2)],
 )
-def test_default_classes_are_the_first_20(
+def test_default_classes_of_tiny_imagenet_are_the_first_20(
     tmp_path, make_official_folder, count, classes, expected
 ):
     names = {f"n{number:08}": "" for number in range(count)}
@@ -298,6 +298,15 @@ def test_default_classes_are_the_first_20(
     splits = training.load_splits(data, classes)
     assert splits.train.class_names == tuple(names)[:expected]
     assert splits.val.class_names == tuple(names)[:expected]
+
+
+def test_own_classes_are_all_used_by_default(tmp_path, make_official_folder):
+    names = {f"class {number:02}": "" for number in range(25)}
+    data = make_official_folder(tmp_path / "data", train=2, val=1, classes=names)
+    splits = training.load_splits(data)
+    assert splits.train.class_names == tuple(names)
+    assert splits.left_out == []
+    assert len(training.load_splits(data, 20).train.class_names) == 20
 
 
 def test_classes_are_optional(quick):

@@ -39,6 +39,7 @@ def add_evaluate(commands: Commands) -> None:
     add("model", metavar="MODEL", help=MODEL)
     add("--data", required=True, help=SOURCE)
     add("--classes", type=classes_spec, help=f"{CLASSES} (default: the model's)")
+    add("--all", action="store_true", help="every image, for data not trained on")
     add("--tta", action="store_true", help="average with the mirror image")
     add(
         "--corruptions",
@@ -119,7 +120,7 @@ def _evaluate(options: argparse.Namespace) -> Result:
     from keras_tinyalex.applications import load_model
     from keras_tinyalex.datasets.classes import readable_name
     from keras_tinyalex.datasets.layout import open_source
-    from keras_tinyalex.datasets.reading import read_split
+    from keras_tinyalex.datasets.reading import read_parts
     from keras_tinyalex.evaluation import TOP_K, evaluate
     from keras_tinyalex.labelled_data import image_shape
     from keras_tinyalex.outputs import optional
@@ -139,12 +140,13 @@ def _evaluate(options: argparse.Namespace) -> Result:
         )
     else:
         source.select(class_names)  # refuses those that cannot be used
-    split = "val" if "val" in source.images else "train"
+    validation = "val" if "val" in source.images else "held_out"
+    split = "all" if options.all else validation
     shape = image_shape(model)
-    data = read_split(
+    (data,) = read_parts(
         source,
-        split,
         class_names,
+        ["all" if options.all else "val"],
         shape.size,
         progress=True,
         cache=True,
@@ -158,9 +160,11 @@ def _evaluate(options: argparse.Namespace) -> Result:
     # With 5 classes it is 1.0 whatever the model.
     top5 = result.top5 if len(class_names) > TOP_K else None
     report(
+        f"{split.replace('_', '-')} images: "
         f"top 1 {result.top1:.4f} (95% {low:.3f} to {high:.3f}), "
         f"{'' if top5 is None else f'top 5 {top5:.4f}, '}"
-        f"loss {result.loss:.4f}, n {result.n} ({split} images)"
+        f"loss {result.loss:.4f}, n {result.n}"
+        f"{'; --all measures every image' if split == 'held_out' else ''}"
     )
     not_written: list[str] = []
     if options.plots:

@@ -22,6 +22,7 @@ CLASSES = (
     "number of classes (the first N in sorted order), comma separated wnids or names, "
     "a file with one per line, or 'all'"
 )
+DEFAULT_CLASSES = "all, but 20 of Tiny ImageNet"
 RECIPE = f"{', '.join(recipes.RECIPES)}, or a JSON file such as best.json of a search"
 MODEL = "model file, or a name from 'keras-tinyalex weights list'"
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from keras_tinyalex import tables
 from keras_tinyalex.cli.parsing import (
     CLASSES,
+    DEFAULT_CLASSES,
     MODEL,
     RECIPE,
     SOURCE,
@@ -30,9 +31,7 @@ def add_train(commands: Commands) -> None:
     add = parser.add_argument
     add("--data", default="sample", help=f"{SOURCE} (default: sample)")
     add("--recipe", default="baseline", help=f"{RECIPE} (default: baseline)")
-    add(
-        "--classes", type=classes_spec, help=f"{CLASSES} (default: 20, or all if fewer)"
-    )
+    add("--classes", type=classes_spec, help=f"{CLASSES} (default: {DEFAULT_CLASSES})")
     add("--weights", help=f"where training starts: {MODEL} (default: random)")
     add("--image-size", type=positive, metavar="N", help="in pixels (default: 64)")
     add("--epochs", type=positive, help="replaces the recipe's")

@@ -6,6 +6,7 @@ import argparse
 
 from keras_tinyalex.cli.parsing import (
     CLASSES,
+    DEFAULT_CLASSES,
     RECIPE,
     SOURCE,
     Commands,
@@ -39,9 +40,7 @@ def add_tune(commands: Commands) -> None:
     )
     fixed = "for what the space does not contain (default: baseline)"
     add("--recipe", default="baseline", help=f"{RECIPE}, {fixed}")
-    add(
-        "--classes", type=classes_spec, help=f"{CLASSES} (default: 20, or all if fewer)"
-    )
+    add("--classes", type=classes_spec, help=f"{CLASSES} (default: {DEFAULT_CLASSES})")
     add("--seed", type=non_negative, default=0, help="default: 0")
     add("--output", help="folder (default: runs/tune-SPACE-DATA-seedN)")
     add(

@@ -60,11 +60,14 @@ class LabelledArrays:
                 raise ValueError(
                     "`data` must have two or more training images of each class, one "
                     "to train on and one held out to validate on. Add images of "
-                    f"{name!r}, or choose other classes. "
+                    f"{name!r}, or choose other classes. To measure a model on "
+                    "images that it was not trained on, evaluate all of them. "
                     f"Received: {len(indices)} of {name!r}"
                 )
             count = min(max(1, round(fraction * len(indices))), len(indices) - 1)
-            shuffled = np.random.default_rng([seed, label]).permutation(indices)
+            # The rank of the name: the order of the labels must not matter.
+            rank = sum(other < name for other in self.class_names)
+            shuffled = np.random.default_rng([seed, rank]).permutation(indices)
             chosen[shuffled[:count]] = True
         keep = np.flatnonzero(chosen == held_out)
         return LabelledArrays(

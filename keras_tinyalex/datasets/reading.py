@@ -43,6 +43,59 @@ MAX_LISTED = 20
 MISNAMED = "read as what they hold, not as their suffix says"
 
 
+def read_parts(
+    source: Source,
+    class_names: Sequence[str],
+    parts: Sequence[str] = ("train", "val"),
+    image_size: tuple[int, int] = IMAGE_SIZE,
+    *,
+    validation_split: float | None = None,
+    seed: int = 0,
+    progress: bool = False,
+    cache: bool = False,
+    channels: int = 3,
+) -> list[LabelledArrays]:
+    """Decodes the images to train on, those to validate on, or all.
+
+    No image is in both parts: see `Source.hold_out`.
+
+    Args:
+        source: See `read_split`.
+        class_names: See `read_split`.
+        parts: Of `"train"` and `"val"`, or `"all"` alone: every image.
+            Defaults to `("train", "val")`.
+        image_size: See `read_split`.
+        validation_split: Fraction in (0, 1) of each class's train images that
+            is `"val"`. Defaults to `None`: the val images, or 0.1 where there
+            are none.
+        seed: Of the choice of the images that are held out. Defaults to `0`.
+        progress: See `read_split`.
+        cache: See `read_split`.
+        channels: See `read_split`.
+
+    Returns:
+        A `LabelledArrays` for each of `parts`.
+
+    Raises:
+        ValueError: As `read_split`, or if a class has too few images to hold
+            one out.
+    """
+    read = functools.partial(
+        read_split,
+        source,
+        class_names=class_names,
+        image_size=image_size,
+        progress=progress,
+        cache=cache,
+        channels=channels,
+    )
+    fraction = None if "all" in parts else source.hold_out(validation_split)
+    if fraction is None:
+        return [read(part) for part in parts]
+    train = read("train")
+    return [train.part(part == "val", fraction, seed) for part in parts]
+
+
 def read_split(
     source: Source,
     split: str,
@@ -56,7 +109,7 @@ def read_split(
 
     Args:
         source: A `Source`, from `open_source`.
-        split: `"train"` or `"val"`.
+        split: `"train"` or `"val"`, or `"all"` for both.
         class_names: Names of the classes in label order. Images of other
             classes are skipped.
         image_size: `(height, width)` in pixels; other sizes are resized.
@@ -78,7 +131,9 @@ def read_split(
     from keras_tinyalex.datasets.batches import LabelledArrays
 
     labels = {name: label for label, name in enumerate(class_names)}
-    found = [i for i in source.images.get(split, ()) if i.class_name in labels]
+    splits = source.images if split == "all" else [split]
+    images = (image for name in splits for image in source.images.get(name, ()))
+    found = [image for image in images if image.class_name in labels]
     shape = (*image_size, channels)
     decode = functools.partial(_decode_chunks, source, split, found, shape, progress)
     if cache:
@@ -130,9 +185,10 @@ def _decode_chunks(
         say(count_names(MISNAMED, sorted(misnamed)), source.location)
     if problems:
         listed = "\n  ".join(sorted(problems)[:MAX_LISTED])
+        kind = "" if split == "all" else f"{split} "
         first = f" (the first {MAX_LISTED})" if len(problems) > MAX_LISTED else ""
         raise ValueError(
-            f"{len(problems)} of {len(images)} {split} images cannot be decoded; "
+            f"{len(problems)} of {len(images)} {kind}images cannot be decoded; "
             f"restore or remove them{first}:\n  {listed}"
         )
 

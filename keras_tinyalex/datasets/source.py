@@ -11,6 +11,8 @@ from keras_tinyalex.aliases import PathLike
 from keras_tinyalex.datasets.classes import Classes, select_classes
 from keras_tinyalex.datasets.trees import Tree, ZipTree
 
+# The part of the training images that is held out where a source has no val images.
+VALIDATION_SPLIT = 0.1
 # Names that a line about what was left out lists.
 MAX_NAMES = 3
 # Problems that an error message lists.
@@ -130,6 +132,22 @@ class Source:
             f"only one class folder has images, {self.class_names[0]!r}: pass the "
             "folder above if this is a class, or the one below if it is not"
         ]
+
+    def hold_out(self, validation_split: float | None = None) -> float | None:
+        """Returns the fraction of the train images to validate on, if any.
+
+        The rule of every command and function: the val images, or, in a source
+        without any, 10% of the train images of each class, with seed 0. That is
+        said on standard error, once in a process.
+
+        Args:
+            validation_split: Fraction to hold out in any case, as asked for.
+        """
+        if validation_split is not None or "val" in self.images:
+            return validation_split
+        line = f"held out: {VALIDATION_SPLIT:.0%} of the training images of each class"
+        say(line, self.location)
+        return VALIDATION_SPLIT
 
     def report_left_out(self) -> list[dict[str, Any]]:
         """Says on standard error what is left out, once in a process.

@@ -17,7 +17,7 @@ from keras_tinyalex.datasets.classes import (
 from keras_tinyalex.datasets.download import download
 from keras_tinyalex.datasets.images import IMAGE_SIZE
 from keras_tinyalex.datasets.layout import open_source
-from keras_tinyalex.datasets.reading import read_split
+from keras_tinyalex.datasets.reading import read_parts
 from keras_tinyalex.datasets.restructure import restructure
 
 if TYPE_CHECKING:
@@ -82,7 +82,8 @@ def load_data(
     Returns:
         `(x_train, y_train), (x_val, y_val)`: uint8 images
         `(N, 64, 64, 3)`, RGB, 0 to 255, and int64 labels `(N,)`. If the
-        source has no val images, the val arrays have length 0.
+        source has no val images, val are 10% of the train images of each
+        class, at least one: those that `train` holds out, too.
 
     Raises:
         FileNotFoundError: If `source` does not exist.
@@ -97,10 +98,7 @@ def load_data(
     opened = open_source(source)
     names = opened.select(classes)
     opened.report_left_out()
-    train, val = (
-        read_split(opened, split, names, progress=progress)
-        for split in ("train", "val")
-    )
+    train, val = read_parts(opened, names, progress=progress)
     return (train.images, train.labels), (val.images, val.labels)
 
 
@@ -123,8 +121,10 @@ def load_dataset(
 
     Args:
         source: See `load_data`.
-        split: `"train"` (default), `"val"`, or `"held_out"`: the training
-            images that `validation_split` holds out.
+        split: `"train"` (default), `"val"`, `"held_out"`: the training
+            images that `validation_split` holds out, or `"all"`: every image.
+            A source without val images lends 10% of the train images of each
+            class to `"val"`, as in `load_data`.
         classes: See `load_data`.
         batch_size: Number of images in a batch, a positive integer; the last
             batch may be smaller. Defaults to `16`.
@@ -165,17 +165,18 @@ def load_dataset(
     _check_split(split, validation_split)
     opened = open_source(source)
     names = opened.select(classes)
-    if split == "val" and "val" not in opened.images:
-        raise ValueError(
-            "`split` must not be 'val' if the source has training images only. Hold "
-            "out some of them with `validation_split=0.1` and `split='held_out'`. "
-            f"Received: split='val', source={str(source)!r}"
-        )
     opened.report_left_out()
-    files = "val" if split == "val" else "train"
-    data = read_split(opened, files, names, image_size, cache=True)
-    if validation_split is not None and split != "val":
-        data = data.part(split == "held_out", validation_split, seed or 0)
+    if split == "val" and "val" in opened.images:
+        validation_split = None
+    (data,) = read_parts(
+        opened,
+        names,
+        ["val" if split == "held_out" else split],
+        image_size,
+        validation_split=validation_split,
+        seed=0 if validation_split is None else seed or 0,
+        cache=True,
+    )
     training = split == "train"
     batches = Batches(
         data,
@@ -188,7 +189,7 @@ def load_dataset(
 
 
 def _check_split(split: str, validation_split: float | None) -> None:
-    check_choice("split", split, ("train", "val", "held_out"))
+    check_choice("split", split, ("train", "val", "held_out", "all"))
     if validation_split is not None:
         check_number("validation_split", validation_split, above=0, below=1)
     elif split == "held_out":

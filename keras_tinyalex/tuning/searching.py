@@ -68,8 +68,8 @@ def search(
         data: Source of images; see `datasets.tiny_imagenet.load_data`.
         space: `"architecture"`, `"optimizer"`, `"augmentation"` or `"all"`.
         tuner: `"random"`, `"hyperband"` or `"bayesian"` (needs scikit-learn).
-        classes: Which classes, as in `train`. Defaults to `None`: the first 20
-            sorted class names, or all where there are fewer.
+        classes: Which classes, as in `train`. Defaults to `None`: all, but of
+            Tiny ImageNet the first 20.
         recipe: Name, file or `Recipe`, for what the space does not contain.
         epochs: Epochs of a full training. Hyperband stops most trials earlier.
         max_trials: Number of trials. Defaults to 30; for Hyperband, to one

@@ -8,6 +8,9 @@ import pytest
 
 from keras_tinyalex.datasets import tiny_imagenet
 from keras_tinyalex.datasets.images import decode_image
+from keras_tinyalex.datasets.layout import open_source
+from keras_tinyalex.datasets.reading import read_parts
+from keras_tinyalex.training import load_splits
 
 WNIDS = ("n01443537", "n01629819", "n01641577")
 
@@ -37,13 +40,36 @@ def test_class_names():
     assert tiny_imagenet.class_names(["bullfrog", "goldfish"]) == (WNIDS[0], WNIDS[2])
 
 
-def test_source_without_val(official_folder):
+def test_source_without_val(official_folder, capsys):
+    """One of the 8 images of each class is held out, the same one by everybody."""
     data = official_folder / "train"
-    _, (x_val, y_val) = tiny_imagenet.load_data(data)
-    assert x_val.shape == (0, 64, 64, 3)
-    assert y_val.shape == (0,)
-    with pytest.raises(ValueError, match=r"validation_split=0\.1"):
-        tiny_imagenet.load_dataset(data, split="val")
+    (x, _), (x_val, y_val) = tiny_imagenet.load_data(data)
+    assert (x.shape, x_val.shape) == ((21, 64, 64, 3), (3, 64, 64, 3))
+    assert y_val.tolist() == [0, 1, 2]
+    # 10% of 8, rounded: which one depends on seed 0 and the class.
+    indices = np.arange(8)
+    chosen = [np.random.default_rng([0, k]).permutation(indices)[0] for k in range(3)]
+    names = tuple(
+        f"{wnid}/images/{wnid}_{index}.JPEG"
+        for wnid, index in zip(WNIDS, chosen, strict=True)
+    )
+    splits = load_splits(data)
+    val = tiny_imagenet.load_dataset(data, split="val", seed=5)
+    assert val.file_names == splits.val.file_names == names
+    train = tiny_imagenet.load_dataset(data, seed=5)
+    assert train.file_names == splits.train.file_names
+    assert sorted(train.file_names + names) == sorted(
+        tiny_imagenet.load_dataset(data, "all").file_names
+    )
+    assert np.array_equal(x_val, splits.val.images)
+    said = "held out: 10% of the training images of each class\n"
+    assert capsys.readouterr().err.count(said) == 1
+    (turned,) = read_parts(open_source(data), WNIDS[::-1], ["val"])
+    assert sorted(turned.file_names) == sorted(names)
+
+
+def test_all_images_of_a_source_with_val(official_folder):
+    assert len(tiny_imagenet.load_dataset(official_folder, "all").file_names) == 30
 
 
 def test_load_dataset(official_folder):
