@@ -11,12 +11,13 @@ from collections.abc import Callable, Sequence
 
 from keras_tinyalex import __version__, machine
 from keras_tinyalex.cli.data import add_prepare, add_verify
-from keras_tinyalex.cli.models import add_evaluate, add_export, add_predict, add_weights
+from keras_tinyalex.cli.models import add_evaluate, add_export, add_weights
 from keras_tinyalex.cli.parsing import (
     Result,
     describe,
     fail,
 )
+from keras_tinyalex.cli.predicting import add_predict
 from keras_tinyalex.cli.training import add_runs, add_train
 from keras_tinyalex.cli.tuning import add_tune
 

@@ -1,4 +1,4 @@
-"""Commands on a model: `evaluate`, `predict`, `export` and `weights`."""
+"""Commands on a model: `evaluate`, `export` and `weights`."""
 
 from __future__ import annotations
 
@@ -15,8 +15,6 @@ from keras_tinyalex.cli.parsing import (
     Result,
     add_command,
     classes_spec,
-    fail,
-    positive,
     report,
 )
 from keras_tinyalex.tables import format_table
@@ -180,34 +178,6 @@ def _evaluate(options: argparse.Namespace) -> Result:
         "left_out": left_out,
         "not_written": not_written,
     }
-
-
-def add_predict(commands: Commands) -> None:
-    parser = add_command(commands, "predict", _predict, "classify image files")
-    add = parser.add_argument
-    add("model", metavar="MODEL", help=MODEL)
-    add("images", metavar="IMAGE", nargs="+", help="image file, or a folder of them")
-    add("--top", type=positive, default=5, help="classes to list (default: 5)")
-
-
-def _predict(options: argparse.Namespace) -> Result:
-    from keras_tinyalex.applications import load_model
-    from keras_tinyalex.applications.predictions import classify_files
-    from keras_tinyalex.datasets.source import list_problems
-
-    model, class_names = load_model(options.model)
-    images = []
-    for result in classify_files(model, options.images, options.top, class_names):
-        images.append(result)
-        if "error" in result:
-            continue
-        report(result["image"])
-        for row in result["predictions"]:
-            report(f"  {row['score']:6.1%}  {row['name']} ({row['class_name']})")
-    errors = [result["error"] for result in images if "error" in result]
-    if errors:
-        fail(list_problems(f"of {len(images)} files,", errors))
-    return {"images": images, "failed": len(errors)}
 
 
 def add_export(commands: Commands) -> None:

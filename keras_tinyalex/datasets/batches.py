@@ -61,7 +61,7 @@ class LabelledArrays:
                     "`data` must have two or more training images of each class, one "
                     "to train on and one held out to validate on. Add images of "
                     f"{name!r}, or choose other classes. To measure a model on "
-                    "images that it was not trained on, evaluate all of them. "
+                    "images that it was not trained on, evaluate all (`--all`). "
                     f"Received: {len(indices)} of {name!r}"
                 )
             count = min(max(1, round(fraction * len(indices))), len(indices) - 1)

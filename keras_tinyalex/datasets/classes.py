@@ -142,13 +142,38 @@ def _parse_text(text: str, index: _NameIndex) -> int | Path | list[str]:
         pass
     if index.candidates(text):
         return [text]
+    return _as_path(text) or _split(text)
+
+
+def list_names(text: str) -> list[str]:
+    """Returns the names that a string lists, in its order.
+
+    Args:
+        text: Names separated by commas, or the path of a text file; see
+            `select_classes`.
+
+    Raises:
+        ValueError: If the file cannot be read.
+
+    Examples:
+        >>> list_names("my cat, dog")
+        ['my cat', 'dog']
+    """
+    path = _as_path(text.strip())
+    return _split(text) if path is None else _read_names(path)
+
+
+def _as_path(text: str) -> Path | None:
     # `os.path` does not raise on a list of classes that is too long for a path.
     path = Path(os.path.expanduser(text))  # noqa: PTH111
     exists = os.path.exists(path)  # noqa: PTH110
     # A missing file is reported as such, not as an unknown class.
-    if text and (exists or path.suffix in (".txt", ".tsv") or os.sep in text):
-        return path
-    return [item for item in text.split(",") if item.strip()]
+    named = exists or path.suffix in (".txt", ".tsv") or os.sep in text
+    return path if text and named else None
+
+
+def _split(text: str) -> list[str]:
+    return [item.strip() for item in text.split(",") if item.strip()]
 
 
 def _read_names(path: Path) -> list[str]:
