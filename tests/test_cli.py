@@ -117,6 +117,19 @@ def test_images_are_read_as_the_model_takes_them(run, official_folder, tmp_path,
     ]
 
 
+def test_a_warning_is_one_line(run, official_folder, narrow, model_file, tmp_path):
+    command = ("train", "--data", official_folder, "--recipe", narrow, "--epochs", 1)
+    command += ("--classes", 2, "--weights", model_file)
+    status, _, error = run(*command, "--output", tmp_path / "run")
+    assert status == 0
+    (line,) = [line for line in error.splitlines() if "untrained" in line]
+    assert line.startswith("keras-tinyalex: warning: The weights in ")
+    assert line.endswith("the body is loaded, and the classifier is new and untrained.")
+    assert "UserWarning" not in error
+    with pytest.warns(UserWarning, match="new and untrained"):
+        AlexNetMini(weights=model_file, num_classes=2, width_multiplier=1 / 16)
+
+
 def test_labels_follow_the_order_of_the_model(run, official_folder, tmp_path):
     """Whose class names need not be sorted."""
     model = keras.Sequential(

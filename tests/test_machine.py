@@ -92,3 +92,22 @@ def test_freed_memory_is_kept_unless_malloc_variables_are_set(variables, kept):
 def test_freed_memory_is_not_kept_without_glibc(monkeypatch):
     monkeypatch.setattr(machine.platform, "libc_ver", lambda: ("", ""))
     assert machine.keep_freed_memory.__wrapped__() is False
+
+
+@pytest.mark.parametrize(
+    ("level", "notices"), [(None, False), ("3", False), ("0", True)]
+)
+def test_notices_of_tensorflow_are_hidden_unless_asked_for(level, notices):
+    """Some of which it prints whatever its own variable says."""
+    variables = {k: v for k, v in os.environ.items() if not k.startswith("TF_")}
+    variables |= {"KERAS_BACKEND": "tensorflow"}
+    variables |= {} if level is None else {"TF_CPP_MIN_LOG_LEVEL": level}
+    code = """
+from keras_tinyalex.machine import load_keras
+load_keras()
+import keras
+keras.ops.ones(1)
+"""
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=variables, capture_output=True, check=True)
+    assert bool(done.stderr) == notices

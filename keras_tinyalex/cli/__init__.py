@@ -7,6 +7,7 @@ import io
 import json
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 
 from keras_tinyalex import __version__, machine
@@ -16,6 +17,7 @@ from keras_tinyalex.cli.parsing import (
     Result,
     describe,
     fail,
+    show_warning,
 )
 from keras_tinyalex.cli.predicting import add_predict
 from keras_tinyalex.cli.training import add_runs, add_train
@@ -40,7 +42,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.needs_keras:
             machine.load_keras()
-        result = command(options)
+        with warnings.catch_warnings():
+            if not options.debug:
+                warnings.showwarning = show_warning  # type: ignore[assignment]
+            result = command(options)
         if options.json:
             print(json.dumps(result))
         sys.stdout.flush()

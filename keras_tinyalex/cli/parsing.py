@@ -76,6 +76,12 @@ def fail(message: str) -> int:
     return 1
 
 
+def show_warning(message: Warning | str, *place: Any) -> None:
+    """Prints a warning as one line: where in the source it arose is no help here."""
+    text = " ".join(str(message).split())
+    print(f"keras-tinyalex: warning: {text}", file=sys.stderr)
+
+
 def describe(error: Exception, debug: bool) -> str:
     if debug:
         traceback.print_exception(error)
