@@ -29,7 +29,7 @@ def load_keras() -> None:
     `TF_CPP_MIN_LOG_LEVEL` is 0. (It prints some of them whatever that says.)
     """
     verbose = os.environ.get("TF_CPP_MIN_LOG_LEVEL") == "0"
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     # Off by default on processors without AVX-512, where it trains this network about
     # 1.3 times as fast.
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")

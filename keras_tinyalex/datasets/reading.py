@@ -263,7 +263,11 @@ def verify(source: PathLike, progress: bool = False) -> Verification:
         {split: len(found) for split, found in opened.images.items()},
         opened.class_names,
         bad,
-        [*opened.problems.values(), *opened.one_class_problem()],
+        [
+            *opened.problems.values(),
+            *opened.one_class_problem(),
+            *opened.single_image_problems(),
+        ],
         sorted(misnamed),
         opened.report_left_out(),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -131,6 +132,18 @@ class Source:
         return [
             f"only one class folder has images, {self.class_names[0]!r}: pass the "
             "folder above if this is a class, or the one below if it is not"
+        ]
+
+    def single_image_problems(self) -> list[str]:
+        """Returns the problems of classes of which no image can be held out."""
+        if "val" in self.images:
+            return []
+        counts = Counter(image.class_name for image in self.images["train"])
+        return [
+            f"only one image of {name!r}, and no val images: `train` needs two images "
+            "of each class, to hold one out"
+            for name, count in counts.items()
+            if count == 1
         ]
 
     def hold_out(self, validation_split: float | None = None) -> float | None:

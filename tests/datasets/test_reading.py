@@ -83,6 +83,18 @@ def test_verify_names_one_class_and_classes_without_images(official_folder):
     assert problem.startswith("only one class folder has images, 'n01443537': pass")
 
 
+def test_verify_names_classes_of_one_image(official_folder):
+    """Which `train` refuses where it has to hold one out."""
+    train = official_folder / "train"
+    for number in range(1, 8):
+        (train / WNIDS[1] / "images" / f"{WNIDS[1]}_{number}.JPEG").unlink()
+    assert verify(official_folder).problems == []
+    (problem,) = verify(train).problems
+    assert problem.startswith("only one image of 'n01629819', and no val images: ")
+    with pytest.raises(ValueError, match="Received: 1 of 'n01629819'"):
+        tiny_imagenet.load_data(train)
+
+
 def test_files_folders_and_what_is_neither(official_folder, tmp_path):
     write = tmp_path / "photos" / "deep"
     write.mkdir(parents=True)

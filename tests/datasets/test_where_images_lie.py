@@ -207,6 +207,7 @@ def test_other_files_are_said_once(tmp_path, capsys):
         "left out: files that are not JPEG, PNG, BMP, GIF, WebP, AVIF or HEIC images, "
         ".tif 1, .mov 1, .psd 1, no suffix 1, .txt 1 (5): cat/1.tif, cat/2.mov, "
         "cat/2.psd, ...\n"
+        "held out: 10% of the training images of each class\n"
     )
 
 
