@@ -1,7 +1,9 @@
 """Measures two ways to make a square of a picture of 4:3 or 3:4.
 
-    keras-tinyalex train --data tiny-imagenet-20.zip --recipe fast --image-size 48
-    python tests/benchmarks/aspect_ratio.py tiny-imagenet-20.zip --model RUN/model.keras
+    keras-tinyalex train --data tiny-imagenet-20.zip --recipe best --epochs 6 \\
+        --image-size 48 --output runs/48
+    python tests/benchmarks/aspect_ratio.py tiny-imagenet-20.zip \\
+        --model runs/48/model.keras
 
 From each val image a random window of 64x48 or 48x64 pixels is taken. It is squeezed
 to a square, or its central 48x48 pixels are taken. A model of 48x48 pixels sees both
