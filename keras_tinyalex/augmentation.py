@@ -72,21 +72,31 @@ def crop_flip(
         >>> crop_flip(images, np.random.default_rng(0)).shape
         (2, 64, 64, 3)
     """
-    count, height, width, _ = images.shape
-
-    def draw(length: int) -> npt.NDArray[np.int64]:
-        starts = generator.integers(-padding, padding + 1, (count, 1))
-        # Reflect at the first pixel, then at the last.
-        indices = np.abs(starts + np.arange(length))
-        reflected: npt.NDArray[np.int64] = np.minimum(
-            indices, 2 * (length - 1) - indices
-        )
-        return reflected
-
-    rows, columns = draw(height), draw(width)
+    rows, columns = _draw_crops(images, generator, padding)
     flipped = _draw_flips(images, generator)
     columns[flipped] = columns[flipped][:, ::-1]
     return _take_pixels(images, rows, columns)
+
+
+def crop(images: Images, generator: np.random.Generator, padding: int = 8) -> Images:
+    """Takes a random crop of each padded image, as `crop_flip` without the flips.
+
+    For classes that a mirror would change, such as letters or left and right.
+
+    Args:
+        images: See `crop_flip`.
+        generator: See `crop_flip`.
+        padding: See `crop_flip`.
+
+    Returns:
+        uint8 array of the same shape.
+
+    Examples:
+        >>> images = np.zeros((2, 64, 64, 3), "uint8")
+        >>> crop(images, np.random.default_rng(0)).shape
+        (2, 64, 64, 3)
+    """
+    return _take_pixels(images, *_draw_crops(images, generator, padding))
 
 
 def cutout(images: Images, generator: np.random.Generator, size: int = 16) -> Images:
@@ -189,6 +199,24 @@ def zoom_crop(
     return _take_pixels(images, draw(height), draw(width))
 
 
+def _draw_crops(
+    images: Images, generator: np.random.Generator, padding: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Returns rows `(N, H)` and columns `(N, W)` of crops of the padded images."""
+    count, height, width, _ = images.shape
+
+    def draw(length: int) -> npt.NDArray[np.int64]:
+        starts = generator.integers(-padding, padding + 1, (count, 1))
+        # Reflect at the first pixel, then at the last.
+        indices = np.abs(starts + np.arange(length))
+        reflected: npt.NDArray[np.int64] = np.minimum(
+            indices, 2 * (length - 1) - indices
+        )
+        return reflected
+
+    return draw(height), draw(width)
+
+
 def _draw_flips(
     images: Images, generator: np.random.Generator
 ) -> npt.NDArray[np.bool_]:
@@ -236,6 +264,8 @@ def _compose(*steps: Augmentation) -> Augmentation:
 # A search tries those that are named in `tuning/spaces.py`, too.
 AUGMENTATIONS: dict[str, Augmentation] = {
     "flip": flip,
+    "crop": crop,
+    "crop_cutout": _compose(crop, cutout),
     "crop_flip": crop_flip,
     "crop_flip_cutout": _compose(crop_flip, cutout),
     "crop_flip_color_cutout": _compose(crop_flip, color, cutout),
@@ -343,9 +373,9 @@ def get(augmentation: str | Augmentation | None) -> Augmentation | None:
     """Returns the augmentation with a given name.
 
     Args:
-        augmentation: Name of an augmentation: `"flip"`, `"crop_flip"`,
-            `"crop_flip_cutout"`, `"crop_flip_color_cutout"` or
-            `"zoom_flip_color_cutout"`. A function
+        augmentation: Name of an augmentation: `"flip"`, `"crop"`,
+            `"crop_cutout"`, `"crop_flip"`, `"crop_flip_cutout"`,
+            `"crop_flip_color_cutout"` or `"zoom_flip_color_cutout"`. A function
             `(images, generator) -> images` of uint8 arrays, and `None`, are
             returned as they are.
 

@@ -353,7 +353,23 @@ FAST = dataclasses.replace(
     half_size_epochs=2,
 )
 
-RECIPES: dict[str, Recipe] = {r.name: r for r in (BASELINE, BEST, BEST_LONG, FAST)}
+# From trained weights, with 5 to 500 images of each class.
+# Outcome: see docs/fine-tune.md.
+FINE_TUNE = dataclasses.replace(
+    BEST,
+    name="fine_tune",
+    description="20 epochs or more at low rates, to start from trained weights.",
+    epochs=20,
+    min_steps=500,
+    batch_size=32,
+    learning_rate=2e-4,
+    weight_decay_per_epoch=0.02,
+    half_size_epochs=0,
+)
+
+RECIPES: dict[str, Recipe] = {
+    r.name: r for r in (BASELINE, BEST, BEST_LONG, FAST, FINE_TUNE)
+}
 
 
 def get(name: PathLike | Recipe) -> Recipe:

@@ -42,7 +42,7 @@ DEFAULT_CLASSES = 20
 
 
 def train(
-    recipe: PathLike | Recipe = "baseline",
+    recipe: PathLike | Recipe | None = None,
     data: PathLike = "sample",
     classes: Classes = None,
     output: PathLike | None = None,
@@ -54,6 +54,7 @@ def train(
     epochs: int | None = None,
     batch_size: int | None = None,
     dtype: str | None = None,
+    augmentation: str | None = None,
     validation_split: float | None = None,
     keep: str = "last",
     callbacks: Sequence[keras.callbacks.Callback] = (),
@@ -76,7 +77,8 @@ def train(
     it ends, see `machine.keep_freed_memory`.
 
     Args:
-        recipe: Name from `keras_tinyalex.recipes`, or a `Recipe`.
+        recipe: Name from `keras_tinyalex.recipes`, or a `Recipe`. Defaults to
+            `None`: `"baseline"`, or `"fine_tune"` with `weights`.
         data: Source of images; see `datasets.tiny_imagenet.load_data`.
         classes: Which classes; see `datasets.tiny_imagenet.load_data`.
             `"all"` takes all. Defaults to `None`: all, but of Tiny ImageNet,
@@ -86,8 +88,9 @@ def train(
         seed: Seed >= 0 of weights, dropout, order and augmentation.
         resume: Whether to resume a stopped run in `output`. `False` removes
             what the run folder holds and starts again. Defaults to `True`.
-        weights: Where training starts: a name or file as in `AlexNetMini`; the
-            classifier is new where the classes differ. Defaults to `None`:
+        weights: Where training starts: a name or file as in `AlexNetMini`.
+            Where the classes differ, the classifier is new and starts as a
+            ridge regression on the features of the body. Defaults to `None`:
             random weights.
         image_size: Size to which images are resized, an integer or
             `(height, width)` in pixels, at least 8. Defaults to `None`: 64x64.
@@ -97,6 +100,9 @@ def train(
             faster of float32 and mixed_bfloat16 on this machine, chosen once
             by `machine.fastest_dtype` when the run begins. The finished model
             is always float32.
+        augmentation: Name of an augmentation that replaces the recipe's, such
+            as `"crop_cutout"` for classes that a mirror would change, or
+            `"none"`.
         validation_split: Fraction of the training images, by class and with
             seed 0, to hold out and validate on instead of the val images.
             Defaults to `None`: the val images, or 0.1 for a source without
@@ -134,7 +140,10 @@ def train(
         (1, 200, 40)
     """
     started = time.monotonic()
-    recipe = _adjusted(recipes.get(recipe), epochs, batch_size, dtype)
+    if recipe is None:
+        recipe = "baseline" if weights is None else "fine_tune"
+    changes = {"batch_size": batch_size, "dtype": dtype, "augmentation": augmentation}
+    recipe = _adjusted(recipes.get(recipe), epochs, changes)
     seed = check_integer("seed", seed, minimum=0)
     check_callbacks(callbacks)
     check_choice("keep", keep, ("last", "best"))
@@ -254,12 +263,11 @@ def _report_finished(run: Run) -> None:
     )
 
 
-def _adjusted(
-    recipe: Recipe, epochs: int | None, batch_size: int | None, dtype: str | None
-) -> Recipe:
-    changes = {"batch_size": batch_size, "dtype": dtype}
+def _adjusted(recipe: Recipe, epochs: int | None, changes: dict[str, Any]) -> Recipe:
     given = {name: value for name, value in changes.items() if value is not None}
-    recipe = dataclasses.replace(recipe, **given)  # type: ignore[arg-type]
+    if given.get("augmentation") == "none":
+        given["augmentation"] = None
+    recipe = dataclasses.replace(recipe, **given)
     return recipe if epochs is None else recipe.over(epochs)
 
 

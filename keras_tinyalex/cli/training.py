@@ -30,7 +30,7 @@ def add_train(commands: Commands) -> None:
     parser = add_command(commands, "train", _train, "train AlexNetMini with a recipe")
     add = parser.add_argument
     add("--data", default="sample", help=f"{SOURCE} (default: sample)")
-    add("--recipe", default="baseline", help=f"{RECIPE} (default: baseline)")
+    add("--recipe", help=f"{RECIPE} (default: baseline, or fine_tune with --weights)")
     add("--classes", type=classes_spec, help=f"{CLASSES} (default: {DEFAULT_CLASSES})")
     add("--weights", help=f"where training starts: {MODEL} (default: random)")
     add("--image-size", type=positive, metavar="N", help="in pixels (default: 64)")
@@ -43,6 +43,11 @@ def add_train(commands: Commands) -> None:
         default=[0],
         metavar="N",
         help="one run for each (default: 0)",
+    )
+    add(
+        "--augmentation",
+        metavar="NAME",
+        help="replaces the recipe's: crop_cutout flips no image; see the reference",
     )
     add(
         "--keep",
@@ -86,6 +91,7 @@ def _train_run(options: argparse.Namespace, seed: int, output: str | None) -> Re
         epochs=options.epochs,
         batch_size=options.batch_size,
         dtype=options.dtype,
+        augmentation=options.augmentation,
         keep=options.keep,
     )
     low, high = run.metrics["interval"]

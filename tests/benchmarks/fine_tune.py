@@ -24,10 +24,11 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_tinyalex import recipes, train
+from keras_tinyalex import evaluate, recipes, train
 from keras_tinyalex.applications import load_model
 from keras_tinyalex.datasets import tiny_imagenet
 from keras_tinyalex.datasets.layout import open_source
+from keras_tinyalex.datasets.reading import read_parts
 from keras_tinyalex.files import write_json
 
 BODY = dataclasses.replace(
@@ -52,6 +53,8 @@ def few_images(data, count, seed, output, held_out):
     """Writes `count` train images of each unseen class, and images to test on.
 
     These are the official val images, or 50 of the train images with `held_out`.
+    They are in `test/`; in `val/` is one of each class, as a training validates after
+    each of hundreds of epochs.
     """
     folder = output / f"images-{count}-{seed}{'-held-out' if held_out else ''}"
     shutil.rmtree(folder, ignore_errors=True)
@@ -65,7 +68,7 @@ def few_images(data, count, seed, output, held_out):
             train_images, val = train_images[:400], train_images[400:450]
         order = np.random.default_rng([seed, label]).permutation(len(train_images))
         chosen = [train_images[i] for i in order[:count]]
-        for split, images in (("train", chosen), ("val", val)):
+        for split, images in (("train", chosen), ("val", val[:1]), ("test", val)):
             (folder / split / name).mkdir(parents=True)
             for image in images:
                 path = folder / split / name / Path(image.name).name
@@ -79,7 +82,8 @@ def probe(body, data):
 
     model, _ = load_model(body)
     features = keras.Model(model.input, model.get_layer("fc1").output)
-    (x, y), (x_val, y_val) = tiny_imagenet.load_data(data)
+    (x, y), _ = tiny_imagenet.load_data(data)
+    x_val, y_val = test_images(data)
     x, x_val = (features.predict(a, verbose=0).astype(float) for a in (x, x_val))
     x, x_val = (a / (x.std(axis=0) + 1e-3) for a in (x, x_val))
     centered, targets = x - x.mean(axis=0), np.eye(20)[y] - 1 / 20
@@ -88,6 +92,13 @@ def probe(body, data):
     kernel = centered.T @ np.linalg.solve(gram, targets)
     scores = (x_val - x.mean(axis=0)) @ kernel
     return float((scores.argmax(axis=1) == y_val).mean())
+
+
+def test_images(data):
+    """Returns the images of `test/` and their labels."""
+    source = open_source(data / "test")
+    test = read_parts(source, source.class_names, ["all"])[0]
+    return test.images, test.labels
 
 
 def measure(method, body, data, output):
@@ -101,7 +112,7 @@ def measure(method, body, data, output):
         steps = recipes.FINE_TUNE.min_steps
         scratch = dataclasses.replace(recipes.BEST, min_steps=steps)
         run = train(scratch.for_images(images), data, output=output)
-    return run.metrics["val_accuracy"]
+    return evaluate(run.model, test_images(data)).top1
 
 
 def main():
