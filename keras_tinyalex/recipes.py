@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import json
 import os
 from collections import ChainMap
@@ -427,12 +428,22 @@ def load(path: PathLike) -> Recipe:
         values = json.loads(content, object_pairs_hook=_unique)
         if not isinstance(values, dict):
             raise TypeError(f"it holds a {type(values).__name__}, not an object")
-        return Recipe(**{"name": Path(path).stem, **values})
-    except (TypeError, ValueError, OverflowError, RecursionError) as error:
-        fields = ", ".join(field.name for field in dataclasses.fields(Recipe))
+    except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(
-            f"{path} must be a JSON object with fields of a recipe ({fields}): {error}"
+            f"{path} must be a JSON object with fields of a recipe: {error}"
         ) from error
+    fields = [field.name for field in dataclasses.fields(Recipe)]
+    for name in values.keys() - set(fields):
+        close = difflib.get_close_matches(name, fields, 1)
+        hint = f"Did you mean `{close[0]}`? " if close else ""
+        raise ValueError(
+            f"{path} must have fields of a recipe only, and `{name}` is none. {hint}"
+            f"The fields are {', '.join(fields)}"
+        )
+    try:
+        return Recipe(**{"name": Path(path).stem, **values})
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

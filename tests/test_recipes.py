@@ -29,7 +29,7 @@ def test_fields_left_out_are_the_baselines(tmp_path):
     [
         ("{", "must be a JSON object"),
         ("[1]", "holds a list"),
-        (json.dumps({"epocs": 3}), "epocs"),
+        (json.dumps({"epocs": 3}), "`epocs` is none. Did you mean `epochs`"),
         (json.dumps({"epochs": 0}), "Received: epochs=0"),
         (json.dumps({"learning_rate": "0.05"}), "Received: learning_rate='0.05'"),
         ('{"learning_rate": NaN}', "Received: learning_rate=nan"),

@@ -14,8 +14,12 @@ SPLIT_NAMES = {
 IMAGES = "images"
 # The labels of the official val images, beside their folder.
 ANNOTATIONS = "val_annotations.txt"
-# The files of Tiny ImageNet, and of what `prepare` writes, that hold no images.
-METADATA = (ANNOTATIONS, "_boxes.txt", "manifest.json", "wnids.txt", "words.txt")
+# The files of Tiny ImageNet, of what `prepare` writes and of the sample that hold no
+# images.
+METADATA = (
+    *(ANNOTATIONS, "_boxes.txt", "manifest.json", "sample.json"),
+    *("wnids.txt", "words.txt"),
+)
 # What operating systems and tools leave behind, in lower case. So is everything
 # whose name starts with a dot.
 SYSTEM_NAMES = frozenset(

@@ -280,3 +280,8 @@ def test_baseline_passes_eighty_percent(tmp_path):
 
     run = keras_tinyalex.train("baseline", "sample", output=tmp_path / "run")
     assert run.metrics["val_accuracy"] > 0.80
+
+
+def test_nothing_of_it_is_left_out(small, tmp_path):
+    source = open_source(make_sample(tmp_path / "set"))
+    assert source.report_left_out() == []
