@@ -12,6 +12,7 @@ import inspect
 import math
 import numbers
 import operator
+import re
 from collections.abc import Callable, Collection
 from typing import Any, ParamSpec, TypeVar
 
@@ -129,6 +130,22 @@ def check_boolean(name: str, value: Any) -> None:
         raise ValueError(
             f"`{name}` must be True or False. Received: {name}={value!r:.80}"
         )
+
+
+def is_file_name(text: str) -> bool:
+    """Whether a file can have this name on Linux, macOS and Windows.
+
+    Source: https://learn.microsoft.com/windows/win32/fileio/naming-a-file
+
+    Examples:
+        >>> is_file_name("best-long"), is_file_name("a/b"), is_file_name("nul.txt")
+        (True, False, False)
+    """
+    forbidden = any(letter < " " or letter in '<>:"/\\|?*' for letter in text)
+    device = re.fullmatch(
+        r"(con|prn|aux|nul|(com|lpt)[1-9\u00b9\u00b2\u00b3])( *\..*)?", text.lower()
+    )
+    return bool(text) and not forbidden and not device and text[-1] not in ". "
 
 
 def named_arguments(

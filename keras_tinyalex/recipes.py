@@ -14,7 +14,12 @@ from typing import Any
 
 from keras_tinyalex import augmentation
 from keras_tinyalex.aliases import PathLike
-from keras_tinyalex.arguments import check_choice, check_integer, check_number
+from keras_tinyalex.arguments import (
+    check_choice,
+    check_integer,
+    check_number,
+    is_file_name,
+)
 from keras_tinyalex.files import write_json
 
 # Keras' dtype policies for training; others are looked up in Keras.
@@ -158,10 +163,11 @@ class Recipe:
                 raise ValueError(
                     f"`{field}` must be a string. Received: {field}={value!r}"
                 )
-        if not self.name or "\0" in self.name or Path(self.name).name != self.name:
+        if not is_file_name(self.name):
             raise ValueError(
-                "`name` must be a file name, since run folders are named by it. "
-                f"Received: name={self.name!r}"
+                "`name` must be a file name on every system, since run folders are "
+                'named by it: not empty, without <>:"/\\|?*, no dot or space at the '
+                f"end, not one of Windows such as NUL. Received: name={self.name!r}"
             )
         if callable(self.augmentation):
             raise ValueError(

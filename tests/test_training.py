@@ -391,7 +391,9 @@ def test_wrong_image_sizes(quick, size):
 def test_augmentation_and_recipe_by_argument(quick):
     none = quick("none", recipe=recipes.BEST, epochs=1, augmentation="none")
     crop = quick("crop", recipe=recipes.BEST, epochs=1, augmentation="crop_cutout")
-    configs = [json.loads((run.path / "config.json").read_text()) for run in (none, crop)]
+    configs = [
+        json.loads((run.path / "config.json").read_text()) for run in (none, crop)
+    ]
     found = [config["recipe"]["augmentation"] for config in configs]
     assert found == [None, "crop_cutout"]
     with pytest.raises(ValueError, match="`augmentation` must be one of"):
