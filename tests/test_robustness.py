@@ -308,7 +308,8 @@ def test_a_clean_source(strongest_color, official_folder):
         corruptions=["contrast"],
         classes=list(WNIDS),
     )
-    assert train.n == 24
+    # Nothing that a training saw: 1 of the 8 images of each class is held out.
+    assert train.n == 3
 
 
 WRONG = [
@@ -394,6 +395,8 @@ def test_command_refuses(capsys, model_file, official_folder):
     )
     assert status == 1
     assert "--csv must be used with --corruptions" in error
+    command = (model_file, "--data", official_folder, "--all", "--corruptions")
+    assert "leave --all out" in run(capsys, *command)[2]
     with pytest.raises(SystemExit, match="2"):
         run(capsys, model_file, "--data", official_folder, "--corruptions", "rain")
     assert "invalid choice: 'rain'" in capsys.readouterr().err

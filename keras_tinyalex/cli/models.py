@@ -63,6 +63,11 @@ def _evaluate_all(options: argparse.Namespace) -> Result:
                 f"Received: --csv {options.csv}"
             )
         return _evaluate(options)
+    if options.all:
+        raise ValueError(
+            "--corruptions must be measured on images to validate on: leave --all out, "
+            "or put all images into a folder `val`. Received: --all"
+        )
     if find_sets(options.data):  # files of Tiny-ImageNet-C: none of them is clean
         clean: Result = {"top1": None, "top5": None, "loss": None, "not_written": []}
     else:

@@ -65,8 +65,8 @@ def evaluate_corruptions(
 
             * a tuple `(images, labels)`: RGB uint8 `(N, H, W, 3)` and integers
               `(N,)`;
-            * a source as in `datasets.tiny_imagenet.load_data`: its val images
-              are corrupted at 64x64 pixels, or all if it has no val images;
+            * a source as in `datasets.tiny_imagenet.load_data`: its val images,
+              or those that `train` holds out, are corrupted at 64x64 pixels;
             * the folder `Tiny-ImageNet-C` or a part of it: its files are read
               as they are.
         class_names: See `evaluate`. Classes of a source are read in this

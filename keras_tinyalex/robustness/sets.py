@@ -159,15 +159,14 @@ class _Files:
 def _read_clean(
     location: PathLike, class_names: Sequence[str] | None, classes: Classes
 ) -> tuple[tuple[Images, Labels], tuple[str, ...]]:
-    """Reads the val images of a source, or all if it has none, at 64x64 pixels."""
+    """Reads the images to validate on of a source, at 64x64 pixels."""
     from keras_tinyalex.datasets.layout import open_source
-    from keras_tinyalex.datasets.reading import read_split
+    from keras_tinyalex.datasets.reading import read_parts
 
     source = open_source(location)
     source.report_left_out()
-    split = "val" if "val" in source.images else "train"
     names = _select(source, class_names, classes)
-    read = read_split(source, split, names)
+    (read,) = read_parts(source, names, ["val"])
     return (read.images, read.labels), names
 
 
