@@ -1,13 +1,9 @@
-"""AlexNet-inspired networks for Tiny ImageNet in Keras 3.
+"""AlexNet-inspired networks for Tiny ImageNet in Keras 3."""
 
-Public names are imported when they are first used, so that the command line starts at
-once.
-"""
-
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from keras_tinyalex import registration
+from keras_tinyalex.lazy_imports import lazy_imports
 
 __version__ = "0.1.0"
 
@@ -53,7 +49,7 @@ __all__ = [
     "weights_path",
 ]
 
-# Where these names are; any other name is that of a module.
+# Where these names are.
 _MODULES = {
     "AlexNetMini": "applications",
     "CorruptionEvaluation": "robustness",
@@ -75,18 +71,7 @@ _MODULES = {
 registration.register_with_keras()
 
 
-def __getattr__(name: str) -> Any:
-    module = f"{__name__}.{_MODULES.get(name, name)}"
-    try:
-        value: Any = importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name != module:  # a dependency that is not installed
-            raise
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
-    if name in _MODULES:
-        value = getattr(value, name)
-    globals()[name] = value
-    return value
+__getattr__ = lazy_imports(__name__, _MODULES)
 
 
 def __dir__() -> list[str]:

@@ -15,7 +15,7 @@ import keras_tinyalex
 ROOT = Path(keras_tinyalex.__file__).parent
 
 # Rooms that any other may import. They import none of ours but each other.
-TOOLS = {"aliases", "arguments", "files", "progress", "tables"}
+TOOLS = {"aliases", "arguments", "files", "lazy_imports", "progress", "tables"}
 # Which other rooms a room may import; callers stand above what they call.
 ALLOWED = {
     "cli": {"applications", "comparing", "datasets", "evaluation", "exporting",
@@ -200,7 +200,14 @@ print(json.dumps(importers))
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--version"], ["train", "--help"], ["train", "--epochs", "x"], ["verify"]],
+    [
+        ["--version"],
+        ["train", "--help"],
+        ["train", "--epochs", "x"],
+        ["verify"],
+        ["evaluate", "model.keras"],
+        ["weights", "shw"],
+    ],
 )
 def test_command_answers_without_keras(arguments):
     code = f"""
@@ -225,6 +232,19 @@ status += [main(["prepare", "--source", source, "--output", output])]
 print(json.dumps([*status, "keras" in sys.modules]))
 """
     assert run_python(code) == [0, 0, False]
+
+
+def test_weights_are_listed_without_keras(tmp_path):
+    code = f"""
+import json, sys
+from keras_tinyalex.cli import main
+card = {str(tmp_path / "card.md")!r}
+status = [main(["weights", *arguments.split()]) for arguments in (
+    "list --json", "show tiny_imagenet_20 --json", "path tiny_imagenet_20",
+    "card tiny_imagenet_20 --output " + card)]
+print(json.dumps([*status, "keras" in sys.modules, "numpy" in sys.modules]))
+"""
+    assert run_python(code)[:5] == [0, 0, 0, 0, False]
 
 
 def test_comparing_runs_loads_no_keras(tmp_path, make_run):

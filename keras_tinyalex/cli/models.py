@@ -212,7 +212,7 @@ def _export(options: argparse.Namespace) -> Result:
 
 def add_weights(commands: Commands) -> None:
     description = "list the weights in the package"
-    parser = add_command(commands, "weights", _weights, description)
+    parser = add_command(commands, "weights", _weights, description, needs_keras=False)
     add = parser.add_argument
     add(
         "action",
