@@ -104,3 +104,11 @@ def test_batch_norm_changes_nothing_at_the_start(tmp_path, data):
         plain.predict(data.images, verbose=0),
         atol=1e-5,
     )
+
+
+def test_black_images_give_finite_weights(tmp_path, data):
+    body_file(tmp_path / "body.keras", ["cat", "dog"])
+    black = dataclasses.replace(data, images=np.zeros_like(data.images))
+    recipe = dataclasses.replace(RECIPE, folded_batch_norm=True)
+    model = building.build(recipe, black, 0, tmp_path / "body.keras")
+    assert all(np.isfinite(np.array(weight)).all() for weight in model.get_weights())

@@ -95,24 +95,45 @@ def unfold_batch_norm(
         norm.moving_variance.assign(norm.moving_variance - norm.epsilon)
     inputs = keras.Model(unfolded.input, [norm.input for norm in norms])
     moments = [_moments(inputs(batch)) for batch in _batches_of(images, seed)]
-    scale = 1.0  # by which the activations are smaller than those of `model`
+    scale = 1.0
     for norm, values in zip(norms, zip(*moments, strict=True), strict=True):
-        mean, square = np.mean(values, axis=0)
-        deviation = np.sqrt(np.maximum(square - mean**2, 0))
-        # A channel that is always 0 must not start to amplify rounding errors.
-        divisor = np.maximum(deviation, 1e-2 * deviation.max())
-        variance = (deviation / divisor) ** 2  # 1 but for such channels
         layer = unfolded.get_layer(norm.name.removesuffix("_bn"))
-        kernel, bias = layer.get_weights()
-        layer.set_weights([kernel * scale / divisor, (bias - mean) / divisor])
-        # LRN, after block 2, is not the same for activations of another scale.
-        scale = 1.0 if layer.name.startswith("block2") else deviation.mean()
-        gamma = divisor / scale * np.sqrt(variance + norm.epsilon)
-        norm.set_weights([gamma, mean / scale, np.zeros_like(mean), variance])
+        scale = _normalize(layer, norm, np.mean(values, axis=0), scale)
     classifier = unfolded.get_layer(CLASSIFIER)
     kernel, bias = classifier.get_weights()
     classifier.set_weights([kernel * scale, bias])
     return unfolded
+
+
+def _normalize(
+    layer: keras.Layer,
+    norm: keras.Layer,
+    moments: npt.NDArray[np.float64],
+    scale: float,
+) -> float:
+    """Normalizes what a layer gives, and undoes it in the normalization after it.
+
+    Args:
+        layer: A convolution or dense layer.
+        norm: The `BatchNormalization` after it.
+        moments: Means of each of its channels and of its square.
+        scale: By what the inputs of the layer have been divided.
+
+    Returns:
+        By what its outputs are divided.
+    """
+    mean, square = moments
+    deviation = np.sqrt(np.maximum(square - mean**2, 0))
+    # A channel that is always 0 must not start to amplify rounding errors.
+    divisor = np.maximum(deviation, max(1e-2 * deviation.max(), 1e-6))
+    variance = (deviation / divisor) ** 2  # 1 but for such channels
+    kernel, bias = layer.get_weights()
+    layer.set_weights([kernel * scale / divisor, (bias - mean) / divisor])
+    # LRN, after block 2, is not the same for activations of another scale.
+    scale = 1.0 if layer.name.startswith("block2") else float(divisor.mean())
+    gamma = divisor / scale * np.sqrt(variance + norm.epsilon)
+    norm.set_weights([gamma, mean / scale, np.zeros_like(mean), variance])
+    return scale
 
 
 def _moments(activations: list[Tensor]) -> list[npt.NDArray[np.float64]]:

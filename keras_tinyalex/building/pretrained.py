@@ -82,7 +82,7 @@ def fit_classifier(model: keras.Model, data: LabelledArrays, seed: int = 0) -> N
     y = np.eye(len(data.class_names))[data.labels[chosen]]
     centered = x - x.mean(axis=0)
     covariance = centered.T @ centered
-    penalty = PENALTY * np.trace(covariance) / len(chosen)
+    penalty = max(PENALTY * np.trace(covariance) / len(chosen), 1e-6)
     covariance += penalty * np.eye(len(covariance))
     kernel = np.linalg.solve(covariance, centered.T @ (y - y.mean(axis=0)))
     bias = y.mean(axis=0) - x.mean(axis=0) @ kernel
