@@ -117,17 +117,20 @@ def test_images_are_read_as_the_model_takes_them(run, official_folder, tmp_path,
     ]
 
 
-def test_a_warning_is_one_line(run, official_folder, narrow, model_file, tmp_path):
+def test_a_warning_is_one_line(run, official_folder, narrow, tmp_path):
+    body = AlexNetMini(False, width_multiplier=1 / 16, input_shape=(64, 64, 3))
+    file = tmp_path / "body.weights.h5"
+    body.save_weights(file)
     command = ("train", "--data", official_folder, "--recipe", narrow, "--epochs", 1)
-    command += ("--classes", 2, "--weights", model_file)
+    command += ("--classes", 2, "--weights", file)
     status, _, error = run(*command, "--output", tmp_path / "run")
     assert status == 0
     (line,) = [line for line in error.splitlines() if "untrained" in line]
     assert line.startswith("keras-tinyalex: warning: The weights in ")
-    assert line.endswith("the body is loaded, and the classifier is new and untrained.")
+    assert line.endswith("the body is loaded, and the model's are new and untrained.")
     assert "UserWarning" not in error
     with pytest.warns(UserWarning, match="new and untrained"):
-        AlexNetMini(weights=model_file, num_classes=2, width_multiplier=1 / 16)
+        AlexNetMini(weights=file, num_classes=2, width_multiplier=1 / 16)
 
 
 def test_labels_follow_the_order_of_the_model(run, official_folder, tmp_path):
@@ -369,6 +372,7 @@ def test_choices_are_those_of_the_library():
     assert choices == {
         "prepare --mode": sorted(MODES),
         "evaluate --corruptions": sorted(CORRUPTIONS),
+        "train --keep": ["best", "last"],
         "export --format": sorted(exporting.FORMATS),
         "runs --format": sorted(STYLES),
         "tune --space": sorted(SPACES),

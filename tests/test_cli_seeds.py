@@ -34,7 +34,7 @@ def trained(monkeypatch):
         if seed == 1:
             raise FloatingPointError("The training diverged in epoch 3: loss nan.")
         metrics = {"val_accuracy": 0.5 + seed / 10, "interval": [0, 1], "n_val": 9}
-        metrics |= {"val_top5": None, "run": f"run{seed}", "seed": seed}
+        metrics |= {"val_top5": None, "run": f"run{seed}", "seed": seed, "epochs": 3}
         return SimpleNamespace(metrics=metrics, path=Path(), already_finished=False)
 
     monkeypatch.setattr(training, "train", train)
