@@ -191,7 +191,7 @@ def test_half_resolution_model_is_the_network_on_averaged_pixels():
     assert half.optimizer is model.optimizer
 
 
-@pytest.mark.parametrize("size", range(32, 81))
+@pytest.mark.parametrize("size", range(32, 48))  # all sizes modulo 16
 def test_half_resolution_of_any_size(size):
     recipe = dataclasses.replace(recipes.BEST, width_multiplier=1 / 32)
     shape = (size, 96 - size // 2, 1)

@@ -219,7 +219,6 @@ def test_best_epoch_is_kept(quick, weights_of):
     assert run.metrics["kept_epoch"] == 2
     two = quick("two", epochs=2)  # the learning rate is constant
     assert (weights_of(run) == weights_of(two)).all()
-    assert (weights_of(run) != weights_of(quick("last"))).any()
     (run.path / "metrics.json").unlink()  # as if it had been stopped
     assert (weights_of(quick("best", **options)) == weights_of(two)).all()
     with pytest.raises(ValueError, match="keep differ"):

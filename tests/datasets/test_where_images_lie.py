@@ -163,14 +163,16 @@ def test_what_systems_and_commands_leave_behind_is_no_class(tmp_path):
 
 
 def test_figures_are_known_by_their_names():
-    """`FIGURES` are what `plot_run` and `plot_evaluation` draw."""
+    """`FIGURES` are what `train` and `evaluate` draw."""
     import inspect
     import re
 
+    from keras_tinyalex.cli import models
     from keras_tinyalex.datasets.known_files import FIGURES
     from keras_tinyalex.visualization import summary
 
-    names = re.findall(r'^        "(\w+)": plot_', inspect.getsource(summary), re.M)
+    source = inspect.getsource(summary) + inspect.getsource(models)
+    names = re.findall(r'"(\w+)": (?:visualization\.)?plot_', source)
     assert {f"{name}.png" for name in names} == FIGURES
 
 
