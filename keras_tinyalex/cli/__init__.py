@@ -45,6 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with warnings.catch_warnings():
             if not options.debug:
                 warnings.showwarning = show_warning  # type: ignore[assignment]
+                # Of packages that we use, for their developers.
+                warnings.simplefilter("ignore", FutureWarning)
             result = command(options)
         if options.json:
             print(json.dumps(result))
