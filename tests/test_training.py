@@ -362,11 +362,11 @@ def test_weights_are_where_training_starts(quick, tmp_path, name):
     run = quick("tuned", slow, weights=path, classes=2, epochs=1)
     images = np.random.default_rng(0).integers(0, 256, (8, 64, 64, 3), np.uint8)
     expected, found = (
-        keras.Model(model.input, model.get_layer("fc2").output)(images)
+        keras.Model(model.input, model.get_layer("fc2").output).predict(images)
         for model in (first.model, run.model)
     )
     # Batch normalization may have changed the scale of all activations.
-    expected, found = (np.array(x) / np.max(x) for x in (expected, found))
+    expected, found = (x / x.max() for x in (expected, found))
     np.testing.assert_allclose(found, expected, atol=1e-3)
     assert np.ptp(expected, axis=0).max() > 0.03
     config = json.loads((run.path / "config.json").read_text())
