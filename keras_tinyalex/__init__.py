@@ -71,8 +71,4 @@ _MODULES = {
 registration.register_with_keras()
 
 
-__getattr__ = lazy_imports(__name__, _MODULES)
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy_imports(__name__, _MODULES)

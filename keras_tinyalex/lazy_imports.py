@@ -8,8 +8,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 
-def lazy_imports(package: str, modules: Mapping[str, str]) -> Callable[[str], Any]:
-    """Returns the `__getattr__` of a package.
+def lazy_imports(
+    package: str, modules: Mapping[str, str]
+) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+    """Returns the `__getattr__` and the `__dir__` of a package.
 
     So the command line starts at once: what a command does not use is not
     imported, above all Keras and its backend.
@@ -20,7 +22,8 @@ def lazy_imports(package: str, modules: Mapping[str, str]) -> Callable[[str], An
             that of a module.
 
     Examples:
-        >>> lazy_imports("keras_tinyalex", {})("aliases").__name__
+        >>> get, _ = lazy_imports("keras_tinyalex", {})
+        >>> get("aliases").__name__
         'keras_tinyalex.aliases'
     """
 
@@ -39,4 +42,8 @@ def lazy_imports(package: str, modules: Mapping[str, str]) -> Callable[[str], An
         setattr(sys.modules[package], name, value)
         return value
 
-    return import_name
+    def list_names() -> list[str]:
+        module = sys.modules[package]
+        return sorted({*vars(module), *module.__all__})
+
+    return import_name, list_names

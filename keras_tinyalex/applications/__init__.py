@@ -51,8 +51,4 @@ _MODULES = {
     "weights_path": "shipped",
 }
 
-__getattr__ = lazy_imports(__name__, _MODULES)
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy_imports(__name__, _MODULES)

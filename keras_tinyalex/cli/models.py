@@ -20,6 +20,8 @@ from keras_tinyalex.cli.parsing import (
 from keras_tinyalex.tables import format_table
 
 if TYPE_CHECKING:
+    import keras
+
     from keras_tinyalex.robustness import CorruptionEvaluation
 
 # The names of `datasets.corruptions`, in their order.
@@ -54,6 +56,7 @@ def add_evaluate(commands: Commands) -> None:
 
 def _evaluate_all(options: argparse.Namespace) -> Result:
     """Evaluates on clean images, then on corrupted ones if that is asked for."""
+    from keras_tinyalex.applications import load_model
     from keras_tinyalex.datasets.corruptions.folders import find_sets
 
     if options.corruptions is None:
@@ -62,28 +65,34 @@ def _evaluate_all(options: argparse.Namespace) -> Result:
                 "--csv must be used with --corruptions, whose table it is. "
                 f"Received: --csv {options.csv}"
             )
-        return _evaluate(options)
-    if options.all:
+    elif options.all:
         raise ValueError(
             "--corruptions must be measured on images to validate on: leave --all out, "
             "or put all images into a folder `val`. Received: --all"
         )
+    if options.plots:  # tried before the work
+        Path(options.plots).mkdir(parents=True, exist_ok=True)
+    model, class_names = load_model(options.model)
+    if options.corruptions is None:
+        return _evaluate(options, model, class_names)
     if find_sets(options.data):  # files of Tiny-ImageNet-C: none of them is clean
         clean: Result = {"top1": None, "top5": None, "loss": None, "not_written": []}
     else:
-        clean = _evaluate(options)
-    return {**clean, **_evaluate_corruptions(options, clean["not_written"])}
+        clean = _evaluate(options, model, class_names)
+    corrupted = _evaluate_corruptions(options, model, class_names, clean["not_written"])
+    return {**clean, **corrupted}
 
 
 def _evaluate_corruptions(
-    options: argparse.Namespace, not_written: list[str]
+    options: argparse.Namespace,
+    model: keras.Model,
+    class_names: tuple[str, ...] | None,
+    not_written: list[str],
 ) -> Result:
     from keras_tinyalex import visualization
-    from keras_tinyalex.applications import load_model
     from keras_tinyalex.outputs import optional
     from keras_tinyalex.robustness import evaluate_corruptions
 
-    model, class_names = load_model(options.model)
     result = evaluate_corruptions(
         model,
         options.data,
@@ -118,9 +127,12 @@ def _report_corruptions(result: CorruptionEvaluation) -> None:
         )
 
 
-def _evaluate(options: argparse.Namespace) -> Result:
+def _evaluate(
+    options: argparse.Namespace,
+    model: keras.Model,
+    class_names: tuple[str, ...] | None,
+) -> Result:
     from keras_tinyalex import visualization
-    from keras_tinyalex.applications import load_model
     from keras_tinyalex.datasets.classes import readable_name
     from keras_tinyalex.datasets.layout import open_source
     from keras_tinyalex.datasets.reading import read_parts
@@ -128,9 +140,6 @@ def _evaluate(options: argparse.Namespace) -> Result:
     from keras_tinyalex.labelled_data import image_shape
     from keras_tinyalex.outputs import optional
 
-    if options.plots:  # tried before the work
-        Path(options.plots).mkdir(parents=True, exist_ok=True)
-    model, class_names = load_model(options.model)
     source = open_source(options.data)
     left_out = source.report_left_out()
     if options.classes is not None or class_names is None:

@@ -14,10 +14,12 @@ SPLIT_NAMES = {
 IMAGES = "images"
 # The labels of the official val images, beside their folder.
 ANNOTATIONS = "val_annotations.txt"
+# Marks the folder of the embedded sample.
+SAMPLE_MARKER = "sample.json"
 # The files of Tiny ImageNet, of what `prepare` writes and of the sample that hold no
 # images.
 METADATA = (
-    *(ANNOTATIONS, "_boxes.txt", "manifest.json", "sample.json"),
+    *(ANNOTATIONS, "_boxes.txt", "manifest.json", SAMPLE_MARKER),
     *("wnids.txt", "words.txt"),
 )
 # What operating systems and tools leave behind, in lower case. So is everything

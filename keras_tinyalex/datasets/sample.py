@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from keras_tinyalex.aliases import PathLike
 from keras_tinyalex.arguments import check_integer
+from keras_tinyalex.datasets.known_files import SAMPLE_MARKER
 from keras_tinyalex.files import keras_home, write_json
 
 Array = NDArray[np.float64]
@@ -27,7 +28,6 @@ TRAIN_PER_CLASS = 100
 VAL_PER_CLASS = 20
 SIZE = 64
 
-_MARKER = "sample.json"
 _PATTERNS = ("striped", "checked", "dotted", "ringed")
 _SHAPES = ("disc", "square", "triangle", "star", "cross")
 # WordNet offsets have eight digits and stay below 16 million, so that no real
@@ -139,7 +139,7 @@ def _is_writable(folder: Path) -> bool:
 def _read_marker(folder: Path) -> dict[str, Any]:
     """Returns the marker of the sample in `folder`, or `{}` if there is none."""
     try:
-        marker = json.loads((folder / _MARKER).read_text())
+        marker = json.loads((folder / SAMPLE_MARKER).read_text())
     except (OSError, ValueError):
         return {}
     known = isinstance(marker, dict) and marker.get("version") == VERSION
@@ -152,7 +152,7 @@ def _is_complete(folder: Path, seed: int) -> bool:
 
 
 def _count_bytes(folder: Path) -> int:
-    files = (path for path in folder.rglob("*") if path.name != _MARKER)
+    files = (path for path in folder.rglob("*") if path.name != SAMPLE_MARKER)
     return sum(path.stat().st_size for path in files if path.is_file())
 
 
@@ -181,7 +181,7 @@ def _write_files(root: Path, seed: int) -> None:
     _write_lines(root / "wnids.txt", [wnids[label] for label in order])
     _write_lines(root / "words.txt", ["\t".join(item) for item in CLASS_WORDS.items()])
     marker = {"version": VERSION, "seed": seed, "bytes": _count_bytes(root)}
-    write_json(root / _MARKER, marker, indent=None)
+    write_json(root / SAMPLE_MARKER, marker, indent=None)
 
 
 def _write_lines(path: Path, lines: list[str]) -> None:

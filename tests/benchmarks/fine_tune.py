@@ -11,7 +11,7 @@ Of the 200 classes, every tenth is left out of the training of the body (10 epoc
 
 Prints a row of a Markdown table for each number of images: mean top-1 accuracy over
 the seeds with its standard deviation, on the 1,000 official val images of the 20
-classes. The seeds choose the images, too. Called again, the script goes on where it
+classes. The seeds choose the images, too. Called again, the script continues where it
 stopped.
 """
 
