@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import keras
@@ -25,6 +26,7 @@ from keras_tinyalex.metrics import (
     expected_calibration_error,
     wilson_interval,
 )
+from keras_tinyalex.tables import csv_file
 
 if TYPE_CHECKING:
     from keras_tinyalex.datasets.classes import Classes
@@ -39,6 +41,11 @@ __all__ = [
 
 TOP_K = 5
 MIN_PROBABILITY = 1e-7
+# Of the table by class.
+CLASS_COLUMNS = (
+    *("class_name", "name", "n", "accuracy", "low", "high"),
+    *("confused_with", "confused"),
+)
 
 Probabilities: TypeAlias = NDArray[np.float64]
 
@@ -96,6 +103,54 @@ class Evaluation:
             "interval": list(self.interval),
             "per_class": dict(self.per_class),
         }
+
+    def save_per_class(
+        self, path: PathLike, words: Mapping[str, str] | None = None
+    ) -> None:
+        """Writes a CSV table with a row for each class that has images.
+
+        Its columns are `class_name`, `name` (a readable one), `n` (images),
+        `accuracy`, `low` and `high` (95% Wilson score interval), `confused_with`
+        (the wrong class that was predicted most often, empty where none was) and
+        `confused` (how many images got it).
+
+        Args:
+            path: The file, which is replaced.
+            words: Readable names by class name. Defaults to those of Tiny
+                ImageNet.
+
+        Raises:
+            OSError: If the file cannot be written.
+
+        Examples:
+            >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Identity()])
+            >>> scores = np.array([[0.9, 0.1], [0.2, 0.8], [0.4, 0.6]])
+            >>> result = evaluate(model, (scores, np.array([0, 0, 1])), ["cat", "dog"])
+            >>> result.save_per_class("per_class.csv")
+            >>> print(open("per_class.csv", encoding="utf-8-sig").read())
+            class_name,name,n,accuracy,low,high,confused_with,confused
+            cat,cat,2,0.5000,0.0945,0.9055,dog,1
+            dog,dog,1,1.0000,0.2065,1.0000,,0
+            <BLANKLINE>
+        """
+        # Read when used: a measurement itself needs no names.
+        from keras_tinyalex.datasets.classes import readable_name
+
+        with csv_file(Path(path), CLASS_COLUMNS) as table:
+            for label, name in enumerate(self.class_names):
+                wrong = self.confusion[label].copy()
+                hits, wrong[label] = int(wrong[label]), 0
+                n = hits + int(wrong.sum())
+                if not n:
+                    continue
+                low, high = wilson_interval(hits, n)
+                most = int(wrong.argmax())
+                row = (
+                    *(name, readable_name(name, words), n),
+                    *(f"{value:.4f}" for value in (hits / n, low, high)),
+                    *(self.class_names[most] if wrong[most] else "", int(wrong[most])),
+                )
+                table.writerow(dict(zip(CLASS_COLUMNS, row, strict=True)))
 
 
 def evaluate(

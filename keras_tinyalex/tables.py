@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from keras_tinyalex.files import atomic_write
 
 Rows = Sequence[Sequence[str]]
 
@@ -29,6 +33,36 @@ def format_table(header: Sequence[str], rows: Rows, style: str = "table") -> str
     numeric = [all(map(_is_number, column)) for column in zip(*rows, strict=True)]
     lines = [list(map(_one_line, line)) for line in (header, *rows)]
     return STYLES[style](lines, numeric or [False] * len(header))
+
+
+@contextlib.contextmanager
+def csv_file(path: Path, columns: Sequence[str]) -> Iterator[csv.DictWriter[str]]:
+    """Writes a CSV file by `atomic_write`, which spreadsheets open with all letters.
+
+    Args:
+        path: The file, which is replaced; its folder exists.
+        columns: Names of the columns.
+
+    Yields:
+        A `csv.DictWriter` that has written the header.
+
+    Raises:
+        OSError: If it cannot be written; the message names `path`.
+
+    Examples:
+        >>> with csv_file(Path("names.csv"), ["wnid", "name"]) as table:
+        ...     _ = table.writerow({"wnid": "n01443537", "name": "goldfish"})
+        >>> Path("names.csv").read_text("utf-8-sig").split()
+        ['wnid,name', 'n01443537,goldfish']
+    """
+    with atomic_write(path) as file:
+        # Excel takes a file without this mark at its start for another encoding.
+        text = io.TextIOWrapper(file, "utf-8-sig", "backslashreplace", newline="")
+        table = csv.DictWriter(text, columns)
+        table.writeheader()
+        yield table
+        text.flush()
+        text.detach()
 
 
 def _one_line(cell: str) -> str:

@@ -63,15 +63,16 @@ def train(
     """Trains AlexNetMini with a recipe and writes a run folder.
 
     The folder holds `config.json`, `environment.json`, `history.csv`,
-    `metrics.json`, `tensorboard/`, `checkpoints/`, `model.keras`, `model.h5`
-    and `plots/`. A checkpoint is written after each epoch. Called again with
-    the same arguments, a stopped training resumes from the last checkpoint,
-    with the same result as an uninterrupted one, and a finished run is
-    returned as it is, with `already_finished`.
+    `metrics.json`, `per_class.csv`, `tensorboard/`, `checkpoints/`,
+    `model.keras`, `model.h5` and `plots/`. A checkpoint is written after each
+    epoch. Called again with the same arguments, a stopped training resumes
+    from the last checkpoint, with the same result as an uninterrupted one, and
+    a finished run is returned as it is, with `already_finished`.
 
     What can fail at the end is tried before the first epoch: disk space, class
-    names in files, figures. Where `model.h5` or the plots cannot be written, a
-    line on standard error and `not_written` in `metrics.json` say why.
+    names in files, figures. Where `model.h5`, `per_class.csv` or the plots
+    cannot be written, a line on standard error and `not_written` in
+    `metrics.json` say why.
 
     Global seeds are not changed. On Linux, the process keeps freed memory until
     it ends, see `machine.keep_freed_memory`.
@@ -237,6 +238,8 @@ def _write_model(
     not_written: list[str] = []
     with optional("model.h5", not_written):
         save_model(model, folder / "model.h5", class_names)
+    with optional("per_class.csv", not_written):
+        evaluation.save_per_class(folder / "per_class.csv", splits.words)
     with optional("plots", not_written):
         _write_plots(folder, splits, fit, evaluation)
     return not_written

@@ -229,7 +229,9 @@ def test_train_evaluate_predict(run, official_folder, tmp_path, narrow):
     assert sorted(path.name for path in plots.iterdir()) == [
         "calibration.png",
         "class_accuracy.png",
+        "confused_pairs.png",
         "confusion_matrix.png",
+        "per_class.csv",
         "predictions.png",
     ]
 

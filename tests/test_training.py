@@ -56,6 +56,7 @@ def test_run_folder_is_complete(finished):
         "checkpoints",
         "model.keras",
         "model.h5",
+        "per_class.csv",
         "plots",
     }
     config = json.loads((run.path / "config.json").read_text())
@@ -69,6 +70,7 @@ def test_run_folder_is_complete(finished):
     assert [plot.name for plot in plots] == [
         "calibration.png",
         "class_accuracy.png",
+        "confused_pairs.png",
         "confusion_matrix.png",
         "history.png",
         "predictions.png",

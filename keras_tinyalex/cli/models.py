@@ -51,7 +51,7 @@ def add_evaluate(commands: Commands) -> None:
         "the folder Tiny-ImageNet-C, of its files",
     )
     add("--csv", metavar="FILE", help="table of --corruptions, to resume from as well")
-    add("--plots", metavar="DIR", help="write figures to this folder")
+    add("--plots", metavar="DIR", help="write figures and per_class.csv to this folder")
 
 
 def _evaluate_all(options: argparse.Namespace) -> Result:
@@ -184,7 +184,8 @@ def _evaluate(
         with optional("plots", not_written):
             figures = visualization.plot_evaluation(result, data, names)
             visualization.save_figures(Path(options.plots), figures)
-            report(f"figures: {options.plots}")
+            result.save_per_class(Path(options.plots, "per_class.csv"), source.words)
+            report(f"figures and per_class.csv: {options.plots}")
     return {
         **result.as_dict(),
         "top5": top5,

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import csv
-import io
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +17,7 @@ from keras_tinyalex.cli.parsing import (
     positive,
     report,
 )
-from keras_tinyalex.files import atomic_write
+from keras_tinyalex.tables import csv_file
 
 if TYPE_CHECKING:
     import keras
@@ -119,14 +117,8 @@ def _table(path: Path | None) -> Iterator[Callable[[dict[str, Any]], None]]:
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.is_dir():
         raise ValueError(f"--csv must be a file, not a folder. Received: --csv {path}")
-    with atomic_write(path) as file:
-        # Excel takes a file without this mark at its start for another encoding.
-        text = io.TextIOWrapper(file, "utf-8-sig", "backslashreplace", newline="")
-        table = csv.DictWriter(text, COLUMNS)
-        table.writeheader()
+    with csv_file(path, COLUMNS) as table:
         yield lambda result: table.writerows(_rows(result))
-        text.flush()
-        text.detach()
 
 
 def _rows(result: dict[str, Any]) -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ from keras_tinyalex.visualization.curves import plot_history, plot_runs
 from keras_tinyalex.visualization.evaluation import (
     plot_calibration,
     plot_class_accuracy,
+    plot_confused_pairs,
     plot_confusion_matrix,
 )
 from keras_tinyalex.visualization.images import (
@@ -28,6 +29,7 @@ __all__ = [
     "plot_augmentation",
     "plot_calibration",
     "plot_class_accuracy",
+    "plot_confused_pairs",
     "plot_confusion_matrix",
     "plot_corrupted",
     "plot_corruptions",

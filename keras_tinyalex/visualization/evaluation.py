@@ -1,4 +1,4 @@
-"""Figures of an evaluation: confusion matrix, accuracy by class, calibration."""
+"""Figures of an evaluation: confusions, accuracy by class, calibration."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from keras_tinyalex.arguments import check_integer
 from keras_tinyalex.metrics import (
     CALIBRATION_BINS,
     calibration_curve,
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 # More classes than these leave no room for numbers in cells, or names on axes.
 MAX_CLASSES_WITH_NUMBERS, MAX_CLASSES_WITH_NAMES = 30, 60
 MAX_NAME_WIDTH = 130  # points
+# Of more than MAX_CLASSES_WITH_NAMES, so many of the best and of the worst are drawn.
+EXTREME_CLASSES = 20
 
 
 @in_own_style
@@ -130,7 +133,7 @@ def plot_class_accuracy(
     """Draws the accuracy of each class, the best class on top.
 
     Thin lines are 95% Wilson intervals; the dashed line is the accuracy on all
-    images. Bars have names and numbers for up to 60 classes.
+    images. Of more than 60 classes, the best 20 and the worst 20 are drawn.
 
     Args:
         evaluation: What `keras_tinyalex.evaluate()` returns.
@@ -156,23 +159,22 @@ def plot_class_accuracy(
     """
     from matplotlib.figure import Figure
 
-    confusion = evaluation.confusion
-    names = evaluation.class_names if class_names is None else class_names
-    if len(names) != len(confusion):
-        raise ValueError(
-            f"`class_names` must be {len(confusion)} names, one for each class of "
-            f"`evaluation`. Received: len(class_names)={len(names)}"
-        )
+    confusion, names = evaluation.confusion, _checked_names(evaluation, class_names)
     totals, hits = confusion.sum(axis=1), confusion.diagonal()
     accuracy = hits / np.maximum(totals, 1)
     order = [k for k in np.argsort(-accuracy, kind="stable") if totals[k]]
-    named = len(order) <= MAX_CLASSES_WITH_NAMES
-    bar = 0.24 if named else 7.2 / len(order)
-    height = max(bar * len(order), 1.2) + 0.9
+    shown, gap = order, ""
+    if len(order) > MAX_CLASSES_WITH_NAMES:
+        shown = order[:EXTREME_CLASSES] + order[-EXTREME_CLASSES:]
+        gap = f"{len(order) - len(shown)} classes between"
+    places = np.arange(len(shown), dtype=float)
+    if gap:  # room for its line
+        places[EXTREME_CLASSES:] += 2
+    height = max(0.24 * (places[-1] + 1), 1.2) + 0.9
     figure = Figure(figsize=(7, height), dpi=DPI, layout="constrained")
     axes = figure.add_subplot()
-    places, values = range(len(order)), accuracy[order]
-    bounds = [wilson_interval(int(hits[k]), int(totals[k])) for k in order]
+    values = accuracy[shown]
+    bounds = [wilson_interval(int(hits[k]), int(totals[k])) for k in shown]
     errors = np.abs(np.transpose(bounds) - values)
     axes.barh(places, values, 0.72, color=PRIMARY_COLOR)
     axes.errorbar(
@@ -181,20 +183,96 @@ def plot_class_accuracy(
     total = int(totals.sum())
     overall = int(hits.sum()) / total
     axes.axvline(overall, color=TEXT_COLOR, linestyle="--", linewidth=1)
-    fitted = _fitted_names(names) if named else []
-    ticks = (places, [fitted[k] for k in order]) if named else ((), [])
-    axes.set_yticks(*ticks, size=8, parse_math=False)
-    if named:
-        for place, value, (_, high) in zip(places, values, bounds, strict=True):
-            text = axes.text(high + 0.01, place, f"{value:.0%}", va="center", size=8)
-            text.set_bbox({"color": "white", "pad": 1, "linewidth": 0})
-    axes.set(xlim=(0, 1.08), ylim=(len(order) - 0.5, -0.5), xlabel="accuracy")
+    fitted = _fitted_names(names)
+    axes.set_yticks(places, [fitted[k] for k in shown], size=8, parse_math=False)
+    for place, value, (_, high) in zip(places, values, bounds, strict=True):
+        text = axes.text(high + 0.01, place, f"{value:.0%}", va="center", size=8)
+        text.set_bbox({"color": "white", "pad": 1, "linewidth": 0})
+    if gap:
+        axes.text(0.02, EXTREME_CLASSES + 0.5, gap, va="center", size=8)
+    axes.set(xlim=(0, 1.08), ylim=(places[-1] + 0.5, -0.5), xlabel="accuracy")
     axes.set_xticks(np.linspace(0, 1, 6))
     axes.tick_params(axis="y", length=0)
     open_frame(axes)
     title = f"Accuracy by class (overall {overall:.1%}, {total:,} images)"
     axes.set_title(title, size=10, pad=8)
     return figure
+
+
+@in_own_style
+def plot_confused_pairs(
+    evaluation: Evaluation, class_names: Sequence[str] | None = None, n: int = 20
+) -> Figure:
+    """Draws the pairs of classes that a model confuses most.
+
+    A bar is a percentage of the images of a class, and says how many they are.
+
+    Args:
+        evaluation: What `keras_tinyalex.evaluate()` returns.
+        class_names: Readable names in label order. Of several synonyms the
+            first is shown; long names are cut. Defaults to the names of
+            `evaluation`.
+        n: Number of pairs; fewer where fewer are confused. Defaults to 20.
+
+    Returns:
+        A `matplotlib.figure.Figure` with one axes, the most confused pair on
+        top. The title says which part of all errors they are.
+
+    Raises:
+        ValueError: If the number of names differs, or `n` is not a positive
+            integer.
+
+    Examples:
+        >>> from types import SimpleNamespace
+        >>> evaluation = SimpleNamespace(
+        ...     confusion=np.array([[1, 3], [0, 4]]), class_names=("cat", "dog")
+        ... )
+        >>> figure = plot_confused_pairs(evaluation)
+        >>> [text.get_text() for text in figure.axes[0].get_yticklabels()]
+        ['cat → dog']
+    """
+    from matplotlib.figure import Figure
+
+    names = _fitted_names(_checked_names(evaluation, class_names))
+    confusion, n = evaluation.confusion, check_integer("n", n)
+    errors = confusion - np.diag(confusion.diagonal())
+    share = errors / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
+    order = np.argsort(-share, axis=None, kind="stable")[:n]
+    rows, columns = np.unravel_index(order, errors.shape)
+    pairs = [(i, j) for i, j in zip(rows, columns, strict=True) if errors[i, j]]
+    values = [100 * share[pair] for pair in pairs]
+    labels = [f"{names[i]} → {names[j]}" for i, j in pairs]
+    space = max((text_width(label, 8) for label in labels), default=0) / 72
+    figsize = (space + 4.8, max(0.24 * len(pairs), 1.2) + 0.9)
+    figure = Figure(figsize, DPI, layout="constrained")
+    axes = figure.add_subplot()
+    places = range(len(pairs))
+    axes.barh(places, values, 0.72, color=INCORRECT_COLOR)
+    axes.set_yticks(places, labels, size=8, parse_math=False)
+    for place, value, (i, j) in zip(places, values, pairs, strict=True):
+        counts = f" {errors[i, j]} of {confusion[i].sum()}"
+        axes.text(value, place, counts, va="center", size=8)
+    top = max(values, default=1)
+    axes.set(xlim=(0, 1.15 * top), ylim=(max(len(pairs), 1) - 0.5, -0.5))
+    axes.set_xlabel("% of the images of the true label")
+    axes.tick_params(axis="y", length=0)
+    open_frame(axes)
+    part = sum(int(errors[pair]) for pair in pairs) / max(int(errors.sum()), 1)
+    title = f"True label → prediction ({part:.0%} of {errors.sum():,} errors)"
+    axes.set_title(title, size=10, pad=8)
+    return figure
+
+
+def _checked_names(
+    evaluation: Evaluation, class_names: Sequence[str] | None
+) -> Sequence[str]:
+    names = evaluation.class_names if class_names is None else class_names
+    if len(names) != len(evaluation.confusion):
+        raise ValueError(
+            f"`class_names` must be {len(evaluation.confusion)} names, one for each "
+            f"class of `evaluation`. Received: len(class_names)={len(names)}"
+        )
+    return names
 
 
 def _fitted_names(class_names: Sequence[str]) -> list[str]:

@@ -84,6 +84,11 @@ class ImageGrid:
         fitted = self.fit_title(title, lines=2)
         axes.set_title(fitted, size=8, pad=4, parse_math=False)
 
+    def add_note(self, text: str) -> None:
+        """Writes a line below all images."""
+        bottom = 0.25 * MARGIN / self.figure.get_size_inches()[1]
+        self.figure.text(0.5, bottom, text, ha="center", size=8)
+
     def fit_title(self, title: str, lines: int = 1) -> str:
         """Wraps or cuts a title to the width of a cell."""
         return fit_text(title, self.side * 72 + 6, size=8, lines=lines)
@@ -111,13 +116,14 @@ def check_images(images: ArrayLike) -> tuple[NDArray[Any], float]:
             "`images` must be uint8 or float. Convert them with "
             f"`images.astype('uint8')`. Received: images.dtype={array.dtype}"
         )
+    if array.dtype == np.uint8:
+        return array, 1.0
     if not (array.min() >= 0 and array.max() <= 255):  # also if NaN
         raise ValueError(
             "`images` must be in the range 0 to 1 or 0 to 255. Undo their "
             f"normalization. Received: images from {array.min()} to {array.max()}"
         )
-    up_to_255 = array.dtype == np.uint8 or array.max() > 1
-    return array, 1.0 if up_to_255 else 255.0
+    return array, 1.0 if array.max() > 1 else 255.0
 
 
 def check_labels(

@@ -39,8 +39,12 @@ def plot_samples(
     columns: int = 10,
     seed: int = 0,
     per_class: int = 1,
+    max_classes: int = 50,
 ) -> Figure:
     """Draws random images of each class under the name of the class.
+
+    Of more than `max_classes` classes, so many are drawn, at equal distances in
+    label order; a line below the images says so.
 
     Args:
         images: `(N, H, W, 3)` or `(N, H, W, 1)`, uint8, or float in 0..1 or
@@ -53,6 +57,7 @@ def plot_samples(
         seed: Seed of the choice of images. Defaults to 0.
         per_class: Number of images of each class, one below the other; fewer
             for a class that has fewer. Defaults to 1.
+        max_classes: Number of classes at most. Defaults to 50.
 
     Returns:
         A `matplotlib.figure.Figure` with one axes per image, class by class.
@@ -70,10 +75,14 @@ def plot_samples(
     true_labels = check_labels("labels", labels, pixels, class_names)
     columns = check_integer("columns", columns)
     per_class = check_integer("per_class", per_class)
+    max_classes = check_integer("max_classes", max_classes)
     generator, present = np.random.default_rng(seed), np.unique(true_labels)
+    every = len(present)
+    count = min(every, max_classes)
+    present = present[np.arange(count) * every // count]
     grid = ImageGrid(
-        len(present),
-        min(columns, len(present)),
+        count,
+        min(columns, count),
         gap=0.16,
         header=0.36,
         stacked=per_class,
@@ -87,6 +96,8 @@ def plot_samples(
             axes = grid.add_image(cell, pixels[index], scale, row)
             if row == 0:
                 grid.set_title(axes, names[label])
+    if count < every:
+        grid.add_note(f"{count} of {every} classes")
     return grid.figure
 
 

@@ -11,6 +11,7 @@ from keras_tinyalex.visualization.curves import plot_history
 from keras_tinyalex.visualization.evaluation import (
     plot_calibration,
     plot_class_accuracy,
+    plot_confused_pairs,
     plot_confusion_matrix,
 )
 from keras_tinyalex.visualization.images import plot_predictions, plot_samples
@@ -73,7 +74,8 @@ def plot_evaluation(
 
     Returns:
         Figures by name: `predictions` (images with true label and
-        prediction), `confusion_matrix`, `class_accuracy` and `calibration`.
+        prediction), `confusion_matrix`, `confused_pairs`, `class_accuracy` and
+        `calibration`.
     """
     return {
         "predictions": plot_predictions(
@@ -84,6 +86,7 @@ def plot_evaluation(
             confidences=evaluation.confidences,
         ),
         "confusion_matrix": plot_confusion_matrix(evaluation.confusion, names),
+        "confused_pairs": plot_confused_pairs(evaluation, names),
         "class_accuracy": plot_class_accuracy(evaluation, names),
         "calibration": plot_calibration(evaluation),
     }

@@ -9,6 +9,7 @@ from keras_tinyalex.evaluation import evaluate, wilson_interval
 from keras_tinyalex.visualization import (
     plot_calibration,
     plot_class_accuracy,
+    plot_confused_pairs,
     plot_confusion_matrix,
 )
 
@@ -130,17 +131,76 @@ def test_class_accuracy_is_sorted_and_has_intervals(assert_readable):
     assert [text.get_text() for text in labels] == ["1", "0"]
 
 
-@pytest.mark.parametrize(("size", "names"), [(1, 1), (60, 60), (200, 0)])
-def test_class_accuracy_of_many_classes(size, names, assert_readable):
+@pytest.mark.parametrize("size", [1, 60])
+def test_class_accuracy_of_many_classes(size, assert_readable):
     every = SimpleNamespace(
         confusion=np.eye(size, dtype=int), class_names=[f"c{i}" for i in range(size)]
     )
     figure = plot_class_accuracy(every)
 
     axes = figure.axes[0]
-    assert len(axes.get_yticklabels()) == len(axes.texts) == names
+    assert len(axes.get_yticklabels()) == len(axes.texts) == size
     assert figure.get_size_inches()[1] < 16
     assert_readable(figure)
+
+
+def test_class_accuracy_of_more_shows_the_best_and_the_worst(assert_readable):
+    """Class k of 200 has k of 199 images right: 199 to 180 and 19 to 0 are shown."""
+    hits = np.arange(200)
+    confusion = np.diag(hits)
+    confusion[hits, hits - 1] = 199 - hits
+    names = [f"c{k}" for k in hits]
+    figure = plot_class_accuracy(SimpleNamespace(confusion=confusion), names)
+
+    axes = figure.axes[0]
+    shown = [*range(199, 179, -1), *range(19, -1, -1)]
+    labels = [text.get_text() for text in axes.get_yticklabels()]
+    assert labels == [f"c{k}" for k in shown]
+    widths = [bar.get_width() for bar in axes.patches[: len(shown)]]
+    np.testing.assert_allclose(widths, np.array(shown) / 199)
+    percent = [f"{k / 199:.0%}" for k in shown]
+    assert [text.get_text() for text in axes.texts] == [*percent, "160 classes between"]
+    assert axes.get_title() == "Accuracy by class (overall 50.0%, 39,800 images)"
+    assert figure.get_size_inches()[1] < 16
+    assert_readable(figure)
+
+
+def test_confused_pairs_by_hand(assert_readable):
+    # Errors: 1 of 4 images of a as b, 2 of 10 of b as c, 3 of 10 of b as a; c none.
+    confusion = np.array([[3, 1, 0], [3, 5, 2], [0, 0, 7]])
+    every = SimpleNamespace(confusion=confusion, class_names=["a", "b, big", "c"])
+    figure = plot_confused_pairs(every)
+
+    (axes,) = figure.axes
+    labels = [text.get_text() for text in axes.get_yticklabels()]
+    assert labels == ["b → a", "a → b", "b → c"]
+    assert [bar.get_width() for bar in axes.patches] == [30, 25, 20]
+    counts = [text.get_text().strip() for text in axes.texts]
+    assert counts == ["3 of 10", "1 of 4", "2 of 10"]
+    assert axes.get_title() == "True label → prediction (100% of 6 errors)"
+    assert_readable(figure)
+    first = plot_confused_pairs(every, n=1).axes[0]
+    assert first.get_title() == "True label → prediction (50% of 6 errors)"
+
+
+def test_confused_pairs_of_many_classes_and_of_none(assert_readable, long_names):
+    size = 200
+    confusion = np.random.default_rng(0).integers(0, 9, (size, size))
+    names = [f"{i} {long_names[i % 5]}" for i in range(size)]
+    figure = plot_confused_pairs(SimpleNamespace(confusion=confusion), names)
+    assert len(figure.axes[0].patches) == 20
+    assert_readable(figure)
+    right = SimpleNamespace(confusion=np.eye(2, dtype=int), class_names=("a", "b"))
+    axes = plot_confused_pairs(right).axes[0]
+    assert axes.get_title() == "True label → prediction (0% of 0 errors)"
+    assert not axes.patches
+
+
+def test_wrong_arguments_of_the_confused_pairs():
+    with pytest.raises(ValueError, match=r"be 3 names.*len\(class_names\)=1"):
+        plot_confused_pairs(EVALUATION, ["a"])
+    with pytest.raises(ValueError, match=r"`n` must be a positive integer.*n=0"):
+        plot_confused_pairs(EVALUATION, n=0)
 
 
 def test_wrong_class_names_of_the_class_accuracy():

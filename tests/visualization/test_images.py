@@ -54,6 +54,23 @@ def test_samples_per_class_are_different_images_under_one_title(
     assert left[0] == left[1] == left[2] < left[3]
 
 
+def test_samples_of_many_classes(numbered_images, image_number, assert_readable):
+    labels = np.arange(200)
+    names = [f"class {label}" for label in labels]
+    figure = plot_samples(numbered_images(labels), labels, names)
+
+    every_fourth = list(range(0, 200, 4))
+    assert [image_number(axes) for axes in figure.axes] == every_fourth
+    assert [axes.get_title() for axes in figure.axes] == [
+        names[k] for k in every_fourth
+    ]
+    assert [text.get_text() for text in figure.texts] == ["50 of 200 classes"]
+    assert_readable(figure)
+    few = plot_samples(numbered_images(labels), labels, names, max_classes=3)
+    assert [image_number(axes) for axes in few.axes] == [0, 66, 133]
+    assert not plot_samples(numbered_images(labels[:50]), labels[:50], names).texts
+
+
 def test_samples_wrap_after_columns_and_skip_classes_without_images(numbered_images):
     labels = np.array([0, 1, 3, 4])
     figure = plot_samples(numbered_images(labels), labels, list("abcde"), columns=3)

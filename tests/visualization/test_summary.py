@@ -37,6 +37,7 @@ def test_figures_of_a_run_have_readable_names():
         "history",
         "predictions",
         "confusion_matrix",
+        "confused_pairs",
         "class_accuracy",
         "calibration",
     ]
@@ -56,6 +57,7 @@ def test_figures_of_an_evaluation():
     assert list(figures) == [
         "predictions",
         "confusion_matrix",
+        "confused_pairs",
         "class_accuracy",
         "calibration",
     ]
