@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from keras_tinyalex.aliases import Labels, PathLike, Tensor
+from keras_tinyalex.applications.shipped import known_class_names
 from keras_tinyalex.arguments import check_choice, check_integer
 from keras_tinyalex.labelled_data import (
     Pair,
@@ -183,8 +184,9 @@ def evaluate(
               zip file or `"sample"`. Its val images are evaluated; where there
               are none, the 10% of the training images that `train` holds out.
               `load_dataset(source, "all")` has every image.
-        class_names: `C` unique strings in label order. If `data` is a source,
-            these classes are read from it. Defaults to the `class_names` of
+        class_names: `C` unique strings in label order, or a name from
+            `list_weights()` for its classes. If `data` is a source, these
+            classes are read from it. Defaults to the `class_names` of
             `data`, or else to `"0"`, `"1"`, ...
         batch_size: Number of images in a batch. Batches of an iterable keep
             their size. Defaults to 128.
@@ -214,6 +216,7 @@ def evaluate(
         (0.5, {'cat': 1.0, 'dog': 0.0, 'fox': 0.0})
     """
     _check_arguments(model, data, batch_size, classes, data_format)
+    class_names = known_class_names(class_names)
     data_format = data_format or find_data_format(model)
     names: Sequence[str] | None = getattr(data, "class_names", None)
     if isinstance(data, (str, os.PathLike)):

@@ -37,7 +37,7 @@ ALLOWED = {
     "checkpoints": {"callbacks", "datasets"},
     "callbacks": {"datasets"},
     "robustness": {"datasets", "evaluation", "labelled_data"},
-    "evaluation": {"datasets", "labelled_data", "metrics"},
+    "evaluation": {"applications", "datasets", "labelled_data", "metrics"},
     "labelled_data": {"datasets"},
     "applications": {"datasets", "labelled_data", "layers"},
     "datasets": {"augmentation"},

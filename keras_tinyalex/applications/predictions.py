@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 from keras_tinyalex.aliases import PathLike, Tensor
+from keras_tinyalex.applications.shipped import known_class_names, list_weights
 from keras_tinyalex.arguments import check_integer
 
 # Image files that are read and classified at once.
@@ -25,8 +26,9 @@ def decode_predictions(
             logits.
         top: Positive integer, how many classes to name for each row; all of
             them if there are fewer. Defaults to `5`.
-        class_names: The classes in label order: Tiny ImageNet wnids or names
-            of your own. Defaults to the 200 sorted wnids, for 200 columns.
+        class_names: The classes in label order: Tiny ImageNet wnids, names of
+            your own, or a name from `list_weights()` for its classes. Defaults
+            to the 200 sorted wnids, for 200 columns.
 
     Returns:
         A list for each row with tuples `(wnid, name, score)`, the highest score
@@ -52,6 +54,7 @@ def decode_predictions(
         )
     top = check_integer("top", top)
     columns = scores.shape[1]
+    class_names = known_class_names(class_names)
     if class_names is None:
         if columns != len(TINY_IMAGENET_WORDS):
             raise ValueError(
@@ -64,8 +67,9 @@ def decode_predictions(
         single = isinstance(class_names, str)
         received = f"{class_names=}" if single else f"{len(class_names)} names"
         raise ValueError(
-            "`class_names` must be a sequence with one name for each "
-            f"of the {columns} columns of `preds`. Received: {received}"
+            "`class_names` must be a sequence with one name for each of the "
+            f"{columns} columns of `preds`, or one of the shipped {list_weights()}. "
+            f"Received: {received}"
         )
     best = np.argsort(-scores, axis=1, kind="stable")[:, :top]
     names = [(str(wnid), readable_name(str(wnid))) for wnid in class_names]

@@ -6,6 +6,7 @@ import difflib
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,25 @@ def model_card(name: str) -> dict[str, Any]:
     text = (_pretrained_folder() / f"{name}.json").read_text(encoding="utf-8")
     card: dict[str, Any] = json.loads(text)
     return card
+
+
+def known_class_names(class_names: Sequence[str] | None) -> Sequence[str] | None:
+    """Returns class names as they are, or those of shipped weights.
+
+    Args:
+        class_names: Class names in label order, a name from `list_weights()`,
+            or `None`.
+
+    Examples:
+        >>> known_class_names(["cat", "dog"])
+        ['cat', 'dog']
+        >>> len(known_class_names("tiny_imagenet_20"))
+        20
+    """
+    if isinstance(class_names, str) and class_names in list_weights():
+        names: list[str] = model_card(class_names)["class_names"]
+        return names
+    return class_names
 
 
 def weights_path(name: str) -> Path:

@@ -401,6 +401,11 @@ def test_decode_predictions_of_a_subset():
     assert len(decode_predictions(preds, top=9, class_names=names)[0]) == 3
 
 
+def test_decode_predictions_of_shipped_weights():
+    rows = decode_predictions(np.eye(20)[:1], 1, class_names="tiny_imagenet_20")
+    assert rows == [[("n01443537", "goldfish", 1.0)]]
+
+
 def test_decode_predictions_of_all_classes():
     preds = np.eye(200)[[0, 199]]
     rows = decode_predictions(ops.convert_to_tensor(preds, dtype="float32"), top=1)
@@ -423,8 +428,12 @@ def test_decode_predictions_of_all_classes():
             "each of the 3 columns.*2 names",
         ),
         (
+            {"preds": np.zeros((1, 3)), "class_names": "tiny_imagenet_20"},
+            "each of the 3 columns.*20 names",
+        ),
+        (
             {"preds": np.zeros((1, 3)), "class_names": "abc"},
-            "sequence with one name.*class_names='abc'",
+            r"sequence with one name.*shipped \['tiny_imagenet_20.*class_names='abc'",
         ),
     ],
 )
