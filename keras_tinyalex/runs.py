@@ -26,6 +26,7 @@ from keras_tinyalex.comparing import (
 from keras_tinyalex.comparing import METRICS_FILE as METRICS_FILE
 from keras_tinyalex.comparing import Study as Study
 from keras_tinyalex.comparing import compare as compare
+from keras_tinyalex.datasets.cache import blocks
 from keras_tinyalex.files import single_writer, write_json
 from keras_tinyalex.recipes import Recipe
 
@@ -253,7 +254,9 @@ def with_fingerprint(data: object, decisive: Mapping[str, Any]) -> dict[str, Any
 
 def data_digest(data: LabelledArrays) -> str:
     """Returns the SHA-256 of images and labels."""
-    sha256 = hashlib.sha256(data.images.data)
+    sha256 = hashlib.sha256()
+    for block in blocks(data.images):
+        sha256.update(block.data)
     sha256.update(data.labels.data)
     return sha256.hexdigest()
 

@@ -34,6 +34,35 @@ def test_fastest_dtype_is_float32_where_bfloat16_fails(monkeypatch):
 
 
 @pytest.mark.parametrize(
+    ("half", "rounds", "policy"),
+    [
+        ([10] * 12 + [5], 13, "mixed_bfloat16"),  # the machine was busy at first
+        ([5], 7, "mixed_bfloat16"),
+        ([20], 7, "float32"),
+        ([9], 50, "float32"),
+    ],
+)
+def test_fastest_dtype_measures_until_one_wins_clearly(
+    monkeypatch, half, rounds, policy
+):
+    """In float32 a convolution takes 10 ms, in bfloat16 `half`, the last for ever."""
+    clock, done = [0.0], []
+
+    def perf_counter():
+        calls = len(done)
+        done.append(None)
+        if calls % 2:  # the end of a convolution
+            both, second = divmod(calls // 2, 2)
+            clock[0] += half[min(both, len(half) - 1)] / 1e3 if second else 0.01
+        return clock[0]
+
+    monkeypatch.setattr(machine.time, "perf_counter", perf_counter)
+    reason = f"a convolution took {half[-1]:.1f} ms in bfloat16 and 10.0 ms in float32"
+    assert machine.fastest_dtype.__wrapped__() == (policy, reason)
+    assert len(done) == 4 * rounds
+
+
+@pytest.mark.parametrize(
     ("flags", "setting", "reported"),
     [
         ("fma avx2", None, True),

@@ -16,6 +16,7 @@ from keras_tinyalex import augmentation as augmentations
 from keras_tinyalex.aliases import Images, Labels
 from keras_tinyalex.arguments import check_integer
 from keras_tinyalex.augmentation import Augmentation, Mixing
+from keras_tinyalex.datasets.cache import release
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -221,6 +222,9 @@ class Batches(keras.utils.PyDataset):  # type: ignore[misc]
         first = index * self.batch_size
         chosen = self._epoch_order(epoch)[first : first + self.batch_size]
         images = self.data.images[chosen]
+        # A system may map a megabyte for each image that is read. This takes less
+        # than a millisecond for 128 images.
+        release(self.data.images)
         labels: npt.NDArray[Any] = self.data.labels[chosen]
         generator = np.random.default_rng([self.seed, epoch, index])
         if self.augmentation is not None:

@@ -2,15 +2,18 @@
 
 An entry's key is a hash of everything that decides the pixels: the checksums in
 the directory of a zip; or the place of a folder, and the names, sizes, inodes and
-times of its files. Entries are memory-mapped. You may delete the folder at any time.
+times of its files. Entries are memory-mapped: whoever reads one from end to end lets
+go of it in between, so that it need not fit into memory. You may delete the folder at
+any time.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import mmap
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +24,8 @@ from keras_tinyalex.files import atomic_write, keras_home
 
 # Part of each key: raise it when images are decoded to other pixels.
 VERSION = 2
+# Bytes of mapped images that a process reads before it lets go of them.
+BLOCK_BYTES = 1 << 26
 # Age in seconds from which an unfinished entry is taken for a killed process's.
 STALE_SECONDS = 3600
 
@@ -74,6 +79,27 @@ def concatenate(chunks: Iterable[Images], shape: tuple[int, ...]) -> Images:
         images[done : done + len(chunk)] = chunk
         done += len(chunk)
     return images
+
+
+def blocks(images: Images) -> Iterator[Images]:
+    """Yields consecutive parts of images, and lets go of each after its use."""
+    count = max(1, BLOCK_BYTES // max(1, images[:1].nbytes))
+    for start in range(0, len(images), count):
+        yield images[start : start + count]
+        release(images)
+
+
+def release(images: Images) -> None:
+    """Removes mapped images from the memory of this process.
+
+    They stay in the memory of the system as long as it has room, and are read
+    again when used. Arrays that are not mapped stay as they are.
+    """
+    base: object = images
+    while isinstance(base, np.ndarray):
+        base = base.base
+    if isinstance(base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):  # not Windows
+        base.madvise(mmap.MADV_DONTNEED)
 
 
 def _open_entry(path: Path, shape: tuple[int, ...]) -> Images | None:

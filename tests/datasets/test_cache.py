@@ -3,12 +3,15 @@
 import errno
 import os
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from keras_tinyalex.datasets import reading
+from keras_tinyalex import runs
+from keras_tinyalex.datasets import cache, reading
+from keras_tinyalex.datasets.batches import Batches, LabelledArrays
 from keras_tinyalex.datasets.cache import cache_folder
 from keras_tinyalex.datasets.layout import open_source
 
@@ -144,3 +147,30 @@ def test_files_of_a_killed_process_are_removed_after_an_hour(official_folder):
     read(official_folder)
     assert new.exists()
     assert not old.exists()
+
+
+STATUS = Path("/proc/self/status")
+
+
+def mapped_megabytes():
+    lines = dict(line.split(":", 1) for line in STATUS.read_text().splitlines())
+    return int(lines["RssFile"].split()[0]) / 1024
+
+
+@pytest.mark.skipif(not STATUS.exists(), reason="/proc is of Linux")
+def test_reading_mapped_images_takes_the_memory_of_a_part(tmp_path, monkeypatch):
+    """48 MB of images, of which 2 MB or a batch at a time are in memory."""
+    monkeypatch.setattr(cache, "BLOCK_BYTES", 1 << 21)
+    images = np.random.default_rng(0).integers(0, 256, (4096, 64, 64, 3), np.uint8)
+    labels, names = np.arange(4096) % 2, tuple(map(str, range(4096)))
+    np.save(tmp_path / "images.npy", images)
+    mapped = np.load(tmp_path / "images.npy", mmap_mode="r")
+    data = LabelledArrays(mapped, labels, ("a", "b"), names)
+    before = mapped_megabytes()
+    digest = runs.data_digest(data)
+    for index in range(len(order := Batches(data, 64, seed=0))):
+        order[index]
+    assert mapped_megabytes() - before < 4
+    assert digest == runs.data_digest(LabelledArrays(images, labels, ("a", "b"), names))
+    assert mapped.sum() == images.sum()
+    assert mapped_megabytes() - before > 40
