@@ -21,7 +21,12 @@ if TYPE_CHECKING:
     from keras_tinyalex.exporting import export
     from keras_tinyalex.layers import LocalResponseNormalization
     from keras_tinyalex.recipes import Recipe
-    from keras_tinyalex.robustness import CorruptionEvaluation, evaluate_corruptions
+    from keras_tinyalex.robustness import (
+        CorruptionEvaluation,
+        UnknownEvaluation,
+        evaluate_corruptions,
+        evaluate_unknown,
+    )
     from keras_tinyalex.runs import Run
     from keras_tinyalex.training import train
 
@@ -32,11 +37,13 @@ __all__ = [
     "LocalResponseNormalization",
     "Recipe",
     "Run",
+    "UnknownEvaluation",
     "__version__",
     "datasets",
     "decode_predictions",
     "evaluate",
     "evaluate_corruptions",
+    "evaluate_unknown",
     "export",
     "list_weights",
     "model_card",
@@ -57,9 +64,11 @@ _MODULES = {
     "LocalResponseNormalization": "layers",
     "Recipe": "recipes",
     "Run": "runs",
+    "UnknownEvaluation": "robustness",
     "decode_predictions": "applications",
     "evaluate": "evaluation",
     "evaluate_corruptions": "robustness",
+    "evaluate_unknown": "robustness",
     "export": "exporting",
     "list_weights": "applications",
     "model_card": "applications",

@@ -93,6 +93,20 @@ class Evaluation:
     predictions: Labels = field(repr=False)
     confidences: NDArray[np.float64] = field(repr=False)
 
+    @property
+    def confidence_correct(self) -> float | None:
+        """Mean confidence of the correct predictions, `None` if there are none."""
+        return self._mean_confidence(True)
+
+    @property
+    def confidence_wrong(self) -> float | None:
+        """Mean confidence of the wrong predictions, `None` if there are none."""
+        return self._mean_confidence(False)
+
+    def _mean_confidence(self, correct: bool) -> float | None:
+        chosen = self.confidences[(self.predictions == self.labels) == correct]
+        return float(chosen.mean()) if len(chosen) else None
+
     def as_dict(self) -> dict[str, Any]:
         """Returns the numbers (not the arrays) as a JSON-ready dictionary."""
         return {
@@ -102,6 +116,8 @@ class Evaluation:
             "n": self.n,
             "ece": self.ece,
             "interval": list(self.interval),
+            "confidence_correct": self.confidence_correct,
+            "confidence_wrong": self.confidence_wrong,
             "per_class": dict(self.per_class),
         }
 

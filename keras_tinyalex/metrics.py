@@ -1,4 +1,4 @@
-"""Metrics of predictions in NumPy: calibration; intervals of proportions and means."""
+"""Metrics in NumPy: calibration, AUROC, intervals of proportions and of means."""
 
 from __future__ import annotations
 
@@ -135,6 +135,41 @@ def calibration_curve(
         accuracy = np.bincount(index, correct, bins) / counts
         confidence = np.bincount(index, confidences, bins) / counts
     return counts, accuracy, confidence
+
+
+def auroc(positive: ArrayLike, negative: ArrayLike) -> float:
+    """Computes the area under the receiver operating characteristic curve.
+
+    That is the probability that a random positive has a higher score than a
+    random negative, where equal scores count one half.
+
+    Source: J. A. Hanley and B. J. McNeil, "The meaning and use of the area under
+    a receiver operating characteristic (ROC) curve", Radiology 143 (1982).
+
+    Args:
+        positive: Scores of shape `(n,)` that are to be high, `n > 0`.
+        negative: Scores of shape `(m,)` that are to be low, `m > 0`.
+
+    Returns:
+        Float in `[0, 1]`; 0.5 is chance.
+
+    Raises:
+        ValueError: If the shapes are not as above, or a score is NaN.
+
+    Examples:
+        >>> auroc([0.9, 0.4], [0.1, 0.4])  # 3 of 4 pairs are right, one is equal
+        0.875
+    """
+    high, low = (np.asarray(scores, np.float64) for scores in (positive, negative))
+    for name, scores in (("positive", high), ("negative", low)):
+        if scores.ndim != 1 or not scores.size or np.isnan(scores).any():
+            raise ValueError(
+                f"`{name}` must be one or more scores of shape (n,), none of them NaN. "
+                f"Received: {name}.shape={scores.shape}, NaN: {np.isnan(scores).sum()}"
+            )
+    low = np.sort(low)
+    below, up_to = (low.searchsorted(high, side) for side in ("left", "right"))
+    return float((below + up_to).mean() / 2 / len(low))
 
 
 class Summary(NamedTuple):

@@ -85,6 +85,8 @@ def test_as_dict_survives_json():
         "n": 5,
         "ece": result.ece,
         "interval": [low, high],
+        "confidence_correct": pytest.approx((0.7 + 0.8 + 0.25) / 3),
+        "confidence_wrong": pytest.approx((0.6 + 0.4) / 2),
         "per_class": {"0": 1.0, "1": 0.0, "2": 1.0},
     }
 

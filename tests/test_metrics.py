@@ -3,6 +3,7 @@ import pytest
 
 from keras_tinyalex import evaluation
 from keras_tinyalex.metrics import (
+    auroc,
     calibration_curve,
     expected_calibration_error,
     student_t,
@@ -80,6 +81,25 @@ def test_calibration_error_refuses():
         expected_calibration_error([], [])
     with pytest.raises(ValueError, match=r"`bins` must be .*Received: bins=0"):
         calibration_curve([0.5], [True], bins=0)
+
+
+def test_auroc_counts_pairs():
+    """Against the definition, with equal scores among them."""
+    generator = np.random.default_rng(0)
+    positive, negative = generator.integers(2, 9, 30), generator.integers(0, 7, 20)
+    pairs = [(p > n) + (p == n) / 2 for p in positive for n in negative]
+    assert auroc(positive, negative) == pytest.approx(np.mean(pairs))
+    assert auroc([1, 2], [0]) == 1
+    assert auroc([0], [1, 2]) == 0
+    assert auroc([1], [1]) == 0.5
+
+
+@pytest.mark.parametrize("scores", [[], [[1.0]], [0.5, np.nan]])
+def test_auroc_refuses(scores):
+    with pytest.raises(ValueError, match="`positive` must be one or more scores of"):
+        auroc(scores, [1.0])
+    with pytest.raises(ValueError, match=r"Received: negative\.shape="):
+        auroc([1.0], scores)
 
 
 def test_evaluation_offers_the_metrics():

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from typing import Any
 
 from keras_tinyalex.applications.shipped import model_card
 
@@ -76,7 +78,9 @@ calibration error {ece:.3f}.
 | --- | --- | --- |
 {rows}
 
-The network divides 100% among these classes, whatever an image shows.
+## Limits
+
+{limits}
 
 ## Training
 
@@ -116,6 +120,10 @@ def huggingface_card(name: str) -> str:
         f"| {wnid} | {card['words'][wnid]} | {accuracy['per_class'][wnid]:.2f} |"
         for wnid in classes
     )
+    limits = [
+        "The network divides 100% among these classes, whatever an image shows.",
+        *_limits(card),
+    ]
     quoted = {
         "license": card["licence"].lower(),
         "name": name,
@@ -131,5 +139,30 @@ def huggingface_card(name: str) -> str:
             "low": low,
             "high": high,
             "rows": rows,
+            "limits": "\n".join(f"- {text}" for text in limits),
         }
     )
+
+
+def _limits(card: dict[str, Any]) -> Iterator[str]:
+    """Yields a sentence for each limit that was measured."""
+    accuracy = card["accuracy"]
+    if "confidence_wrong" in accuracy:
+        yield (
+            f"Mean confidence {accuracy['confidence_correct']:.2f} where it is right, "
+            f"{accuracy['confidence_wrong']:.2f} where it is wrong."
+        )
+    if unknown := card.get("unknown"):
+        yield (
+            f"Images of {unknown['classes']} other classes ({unknown['n_unknown']:,} "
+            f"images): mean confidence {unknown['confidence_unknown']:.2f}. The "
+            "highest probability tells them from its own classes with an AUROC of "
+            f"{unknown['auroc']['max_softmax']:.3f}, the energy of the logits with "
+            f"{unknown['auroc']['energy']:.3f}."
+        )
+    if robustness := card.get("robustness"):
+        yield (
+            "Corrupted images, made as those of Tiny-ImageNet-C: mean accuracy "
+            f"{robustness['mean_corruption_accuracy']:.3f}, mean corruption error "
+            f"{robustness['mce']:.3f}."
+        )

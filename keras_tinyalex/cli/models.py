@@ -22,6 +22,7 @@ from keras_tinyalex.tables import format_table
 if TYPE_CHECKING:
     import keras
 
+    from keras_tinyalex.aliases import Images
     from keras_tinyalex.robustness import CorruptionEvaluation
 
 # The names of `datasets.corruptions`, in their order.
@@ -50,6 +51,14 @@ def add_evaluate(commands: Commands) -> None:
         f"({', '.join(CORRUPTIONS)}), or without a NAME of the first 15; if --data is "
         "the folder Tiny-ImageNet-C, of its files",
     )
+    add(
+        "--unknown",
+        nargs="?",
+        const="",
+        metavar="SOURCE",
+        help="measure how well scores tell images of other classes from these, too: of "
+        "the classes of --data that the model does not know, or of SOURCE",
+    )
     add("--csv", metavar="FILE", help="table of --corruptions, to resume from as well")
     add("--plots", metavar="DIR", help="write figures and per_class.csv to this folder")
 
@@ -65,6 +74,11 @@ def _evaluate_all(options: argparse.Namespace) -> Result:
                 "--csv must be used with --corruptions, whose table it is. "
                 f"Received: --csv {options.csv}"
             )
+    elif options.unknown is not None:
+        raise ValueError(
+            "--unknown must be measured without --corruptions: run the command twice. "
+            "Received: --unknown --corruptions"
+        )
     elif options.all:
         raise ValueError(
             "--corruptions must be measured on images to validate on: leave --all out, "
@@ -73,14 +87,66 @@ def _evaluate_all(options: argparse.Namespace) -> Result:
     if options.plots:  # tried before the work
         Path(options.plots).mkdir(parents=True, exist_ok=True)
     model, class_names = load_model(options.model)
+    if options.unknown is not None:
+        return _evaluate_with_unknown(options, model, class_names)
     if options.corruptions is None:
-        return _evaluate(options, model, class_names)
+        return _evaluate(options, model, class_names)[1]
     if find_sets(options.data):  # files of Tiny-ImageNet-C: none of them is clean
         clean: Result = {"top1": None, "top5": None, "loss": None, "not_written": []}
     else:
-        clean = _evaluate(options, model, class_names)
+        _, clean = _evaluate(options, model, class_names)
     corrupted = _evaluate_corruptions(options, model, class_names, clean["not_written"])
     return {**clean, **corrupted}
+
+
+def _evaluate_with_unknown(
+    options: argparse.Namespace,
+    model: keras.Model,
+    class_names: tuple[str, ...] | None,
+) -> Result:
+    from keras_tinyalex.robustness import evaluate_unknown
+
+    unknown, names = _read_others(options, model, class_names)
+    known, clean = _evaluate(options, model, class_names)
+    result = evaluate_unknown(model, known, unknown)
+    report(
+        f"images of {len(names)} other classes: AUROC "
+        f"{result.auroc['max_softmax']:.3f} by the highest probability, "
+        f"{result.auroc['energy']:.3f} by energy, n {result.n_unknown}; mean "
+        f"confidence {result.confidence_unknown:.3f}, of known images "
+        f"{result.confidence_known:.3f}"
+    )
+    return {**clean, "unknown": {**result.as_dict(), "classes": list(names)}}
+
+
+def _read_others(
+    options: argparse.Namespace,
+    model: keras.Model,
+    class_names: tuple[str, ...] | None,
+) -> tuple[Images, tuple[str, ...]]:
+    """Reads the images of `--unknown`; returns them and their classes."""
+    from keras_tinyalex.datasets.layout import open_source
+    from keras_tinyalex.datasets.reading import read_parts
+    from keras_tinyalex.labelled_data import image_shape
+
+    source = open_source(options.unknown or options.data)
+    known = class_names
+    if options.classes is not None or known is None:
+        known = open_source(options.data).select(options.classes)
+    names = tuple(name for name in source.class_names if name not in known)
+    if not names:
+        raise ValueError(
+            "--unknown must be a source with other classes than the model's; "
+            f"{options.unknown or options.data} has none. "
+            f"Received: --unknown {options.unknown}"
+        )
+    source.select(names)  # refuses those that cannot be used
+    shape = image_shape(model)
+    parts = ["val"] if "val" in source.images else ["all"]
+    (data,) = read_parts(
+        source, names, parts, shape.size, progress=True, channels=shape.channels
+    )
+    return shape.arrange(data.images), names
 
 
 def _evaluate_corruptions(
@@ -131,7 +197,8 @@ def _evaluate(
     options: argparse.Namespace,
     model: keras.Model,
     class_names: tuple[str, ...] | None,
-) -> Result:
+) -> tuple[Images, Result]:
+    """Returns the images, and what was measured on them."""
     from keras_tinyalex import visualization
     from keras_tinyalex.datasets.classes import readable_name
     from keras_tinyalex.datasets.layout import open_source
@@ -186,7 +253,7 @@ def _evaluate(
             visualization.save_figures(Path(options.plots), figures)
             result.save_per_class(Path(options.plots, "per_class.csv"), source.words)
             report(f"figures and per_class.csv: {options.plots}")
-    return {
+    return images, {
         **result.as_dict(),
         "top5": top5,
         "split": split,

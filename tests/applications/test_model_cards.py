@@ -47,6 +47,20 @@ def test_the_text_states_the_measured_accuracy():
     assert not re.search(r"[{}]", text)
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_the_text_states_the_measured_limits(name):
+    card, text = tinyalex.model_card(name), huggingface_card(name)
+    unknown, accuracy = card["unknown"], card["accuracy"]
+    assert unknown["classes"] == 200 - len(card["class_names"])
+    assert (unknown["n_known"], unknown["n_unknown"]) == (1000, 9000)
+    assert (
+        f"Images of 180 other classes (9,000 images): mean confidence "
+        f"{unknown['confidence_unknown']:.2f}."
+    ) in text
+    assert f", {accuracy['confidence_wrong']:.2f} where it is wrong." in text
+    assert f"mean accuracy {card['robustness']['mean_corruption_accuracy']:.3f}" in text
+
+
 def test_the_command_writes_a_new_file(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     command = ["weights", "card", NAMES[0], "--format", "huggingface", "--json"]
