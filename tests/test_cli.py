@@ -389,7 +389,7 @@ def test_debug_shows_the_traceback(run):
 
 
 def test_as_a_process(official_folder, tmp_path):
-    command = [sys.executable, "-m", "keras_tinyalex.cli", "prepare", "--json"]
+    command = [sys.executable, "-m", "keras_tinyalex", "prepare", "--json"]
     command += ["--source", str(official_folder), "--output", str(tmp_path / "out")]
     done = subprocess.run(
         command, capture_output=True, text=True, check=True, env=dict(os.environ)

@@ -18,6 +18,7 @@ ROOT = Path(keras_tinyalex.__file__).parent
 TOOLS = {"aliases", "arguments", "files", "lazy_imports", "progress", "tables"}
 # Which other rooms a room may import; callers stand above what they call.
 ALLOWED = {
+    "__main__": {"cli"},
     "cli": {"applications", "comparing", "datasets", "evaluation", "exporting",
             "labelled_data", "machine", "metrics", "outputs", "recipes", "robustness",
             "training", "tuning", "visualization"},
@@ -36,7 +37,7 @@ ALLOWED = {
                       "labelled_data", "metrics", "robustness"},
     "checkpoints": {"callbacks", "datasets"},
     "callbacks": {"datasets"},
-    "robustness": {"datasets", "evaluation", "labelled_data"},
+    "robustness": {"datasets", "evaluation", "labelled_data", "metrics"},
     "evaluation": {"applications", "datasets", "labelled_data", "metrics"},
     "labelled_data": {"datasets"},
     "applications": {"datasets", "labelled_data", "layers"},

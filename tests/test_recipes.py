@@ -173,6 +173,15 @@ def test_best_long_is_best_with_more_epochs_and_mixing():
     assert (long.over(20).half_size_epochs, long.over(20).unmixed_epochs) == (14, 3)
 
 
+def test_best_200_is_best_with_less_dropout_in_larger_batches():
+    all_classes, best = recipes.get("best_200").as_dict(), recipes.BEST.as_dict()
+    changed = {field for field, value in all_classes.items() if value != best[field]}
+    batches = {"batch_size", "learning_rate"}
+    assert changed == {"name", "description", "dropout"} | batches
+    # Twice the images in a batch, sqrt(2) times the learning rate.
+    assert all_classes["learning_rate"] == pytest.approx(0.003 * 2**0.5, rel=0.02)
+
+
 def test_unknown_names_and_missing_files():
     with pytest.raises(ValueError, match=r"\.json file or a Recipe.*recipe='fastest'"):
         recipes.get("fastest")

@@ -18,7 +18,7 @@ LETTERS = "Übung mit Leerzeichen данные"
 def run(arguments, folder, python=(), **environment):
     """Runs a command without a terminal, and returns what it printed."""
     done = subprocess.run(
-        [sys.executable, *python, "-m", "keras_tinyalex.cli", *map(str, arguments)],
+        [sys.executable, *python, "-m", "keras_tinyalex", *map(str, arguments)],
         cwd=folder,
         capture_output=True,
         check=False,
@@ -49,6 +49,22 @@ def test_letters_and_spaces_in_a_poor_environment(tmp_path, make_official_folder
     result = json.loads(run(command, folder, switches, **poor))
     assert result["not_written"] == []
     assert (folder / "läuft" / "plots" / "history.png").is_file()
+
+
+def test_a_missing_package_is_named():
+    """As after `pip install --no-deps`."""
+    code = (
+        "import runpy, sys; sys.modules['numpy'] = None; "
+        "runpy.run_module('keras_tinyalex', run_name='__main__')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, check=False, text=True
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == (
+        "keras-tinyalex needs the package numpy. Install it with what it needs: "
+        "pip install keras-tinyalex\n"
+    )
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252"])

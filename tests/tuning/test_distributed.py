@@ -145,7 +145,7 @@ class Processes:
         self.log = (folder.parent / "processes.log").open("a+")
         recipe = folder.parent / "narrow.json"
         recipes.Recipe("narrow", width_multiplier=1 / 16).save(recipe)
-        self.command = [sys.executable, "-m", "keras_tinyalex.cli", "tune"]
+        self.command = [sys.executable, "-m", "keras_tinyalex", "tune"]
         self.command += ["--data", data, "--classes", "3", "--space", "augmentation"]
         self.command += ["--recipe", recipe, "--output", folder, *options]
         self.all = []
