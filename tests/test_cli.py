@@ -376,6 +376,7 @@ def test_choices_are_those_of_the_library():
         "evaluate --corruptions": sorted(CORRUPTIONS),
         "train --keep": ["best", "last"],
         "export --format": sorted(exporting.FORMATS),
+        "export --quantize": sorted({kind for _, kind in exporting.QUANTIZATIONS}),
         "runs --format": sorted(STYLES),
         "tune --space": sorted(SPACES),
         "tune --tuner": sorted(TUNERS),

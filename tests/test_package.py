@@ -32,7 +32,7 @@ ALLOWED = {
     "runs": {"applications", "comparing", "datasets", "machine", "recipes"},
     "building": {"applications", "datasets", "kernels", "machine", "optimizers",
                  "recipes"},
-    "exporting": {"applications"},
+    "exporting": {"applications", "datasets", "kernels", "labelled_data", "layers"},
     "visualization": {"augmentation", "comparing", "datasets", "evaluation", "gradcam",
                       "labelled_data", "metrics", "robustness"},
     "checkpoints": {"callbacks", "datasets"},

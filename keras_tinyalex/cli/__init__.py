@@ -12,7 +12,8 @@ from collections.abc import Callable, Sequence
 
 from keras_tinyalex import __version__, machine
 from keras_tinyalex.cli.data import add_prepare, add_verify
-from keras_tinyalex.cli.models import add_evaluate, add_export, add_weights
+from keras_tinyalex.cli.exporting import add_export
+from keras_tinyalex.cli.models import add_evaluate, add_weights
 from keras_tinyalex.cli.parsing import (
     Result,
     describe,

@@ -1,4 +1,4 @@
-"""Commands on a model: `evaluate`, `export` and `weights`."""
+"""Commands on a model: `evaluate` and `weights`."""
 
 from __future__ import annotations
 
@@ -260,31 +260,6 @@ def _evaluate(
         "left_out": left_out,
         "not_written": not_written,
     }
-
-
-def add_export(commands: Commands) -> None:
-    description = "export a model for another runtime"
-    parser = add_command(commands, "export", _export, description)
-    add = parser.add_argument
-    add("model", metavar="MODEL", help=MODEL)
-    add(
-        "--format",
-        required=True,
-        choices=("onnx", "litert", "openvino", "saved_model"),
-        help="ONNX Runtime, LiteRT (TFLite), OpenVINO or TensorFlow SavedModel",
-    )
-    add("--output", required=True, metavar="PATH", help="new file")
-
-
-def _export(options: argparse.Namespace) -> Result:
-    from keras_tinyalex.exporting import export
-
-    result = export(options.model, options.output, options.format)
-    report(
-        f"{result.path}: {result.size / 1e6:.1f} MB, scores within "
-        f"{result.max_difference:.1e} of Keras'"
-    )
-    return result.as_dict()
 
 
 def add_weights(commands: Commands) -> None:
