@@ -9,8 +9,15 @@ import numpy as np
 import pytest
 
 import keras_tinyalex
-from keras_tinyalex import AlexNetMini, export, exporting
+from keras_tinyalex import (
+    AlexNetMini,
+    LocalResponseNormalization,
+    export,
+    exporting,
+)
 from keras_tinyalex.applications import save_model
+from keras_tinyalex.exporting.exporter import TOLERANCES
+from keras_tinyalex.exporting.networks import in_float32, with_plain_normalization
 
 SUFFIXES = {"onnx": ".onnx", "litert": ".tflite", "openvino": ".xml", "saved_model": ""}
 
@@ -38,7 +45,7 @@ def test_exported_model_returns_the_same_scores(format, model, tmp_path):
     needs(format)
     path = tmp_path / "deep" / f"model{SUFFIXES[format]}"
     result = export(model, path, format, class_names=["a", "b", "c"])
-    assert result.max_difference <= exporting.TOLERANCE
+    assert result.max_difference <= TOLERANCES[None]
     assert result.class_names == ("a", "b", "c")
     labels = path.with_name(path.name + ".labels.txt")
     assert labels.read_text() == "a\nb\nc\n"
@@ -47,7 +54,7 @@ def test_exported_model_returns_the_same_scores(format, model, tmp_path):
     # Also from its final path, with another batch size than in the verification.
     images = np.random.default_rng(5).integers(0, 256, (3, 64, 64, 3))
     images = images.astype(np.float32)
-    scores = exporting.FORMATS[format].run(path, images)
+    scores = exporting.FORMATS[format].open(path)(images)
     np.testing.assert_allclose(scores, model.predict(images, verbose=0), atol=1e-5)
 
 
@@ -67,13 +74,18 @@ def test_half_precision_model_is_exported_in_float32(tmp_path):
     finally:
         keras.config.set_dtype_policy(policy)
     result = export(model, tmp_path / "m.xml", "openvino")
-    assert result.max_difference <= exporting.TOLERANCE
+    assert result.max_difference <= TOLERANCES[None]
 
 
 def test_nothing_is_left_if_the_scores_differ(model, tmp_path, monkeypatch):
     needs("openvino")
     chosen = exporting.FORMATS["openvino"]
-    wrong = dataclasses.replace(chosen, run=lambda path, x: chosen.run(path, x) + 0.01)
+
+    def open_wrong(path):
+        run = chosen.open(path)
+        return lambda images: run(images) + 0.01
+
+    wrong = dataclasses.replace(chosen, open=open_wrong)
     monkeypatch.setitem(exporting.FORMATS, "openvino", wrong)
     with pytest.raises(ValueError, match=r"differs from Keras by 0.01.*nothing was"):
         export(model, tmp_path / "m.xml", "openvino", class_names=["a", "b", "c"])
@@ -161,8 +173,8 @@ def test_a_half_precision_model_inside_another_one_is_exported_in_float32(tmp_pa
     inputs = keras.Input((8, 8, 1))
     model = keras.Model(inputs, keras.layers.Rescaling(1 / 255)(half(inputs)))
     result = export(model, tmp_path / "m.xml", "openvino", class_names=["a", "b"])
-    assert result.max_difference <= exporting.TOLERANCE
-    single = exporting._in_float32(model)
+    assert result.max_difference <= TOLERANCES[None]
+    single = in_float32(model)
     for one, other in zip(single.get_weights(), model.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
 
@@ -178,8 +190,32 @@ def test_a_float32_copy_keeps_statistics_and_inner_models():
     inner = keras.Sequential([keras.Input((1,)), half])
     inputs = keras.Input((1,))
     model = keras.Model(inputs, inner(normalization(inputs)))
-    single = exporting._in_float32(model)
+    single = in_float32(model)
     x = np.array([[127.0], [1151.0]], "float32")
     np.testing.assert_allclose(single.predict(x, verbose=0), [[0], [1024]], atol=1e-2)
     assert single.layers[-1].layers[-1].compute_dtype == "float32"
     assert half.compute_dtype == "bfloat16"
+
+
+@pytest.mark.parametrize("shape", [(4, 4, 5), (7, 5)], ids=["images", "rows"])
+def test_plain_normalization_is_the_formula(shape):
+    """y[i] = x[i] / (2 + 0.5 * sum of x ** 2 over channels i - 1 to i + 1) ** 0.75."""
+    arguments = {"depth_radius": 1, "bias": 2.0, "alpha": 0.5, "beta": 0.75}
+    layer = LocalResponseNormalization(**arguments, data_format="channels_last")
+    inputs = keras.Input(shape)
+    plain = with_plain_normalization(keras.Model(inputs, layer(inputs)))
+    assert not isinstance(plain.layers[-1], LocalResponseNormalization)
+    x = np.random.default_rng(0).normal(0, 3, (2, *shape)).astype("float32")
+    padded = np.pad(x**2, [(0, 0)] * len(shape) + [(1, 1)])
+    sums = padded[..., :-2] + padded[..., 1:-1] + padded[..., 2:]
+    expected = x / (2 + 0.5 * sums) ** 0.75
+    np.testing.assert_allclose(plain.predict(x, verbose=0), expected, rtol=1e-5)
+
+
+def test_channels_first_keep_the_layer_itself():
+    layer = LocalResponseNormalization(1, data_format="channels_first")
+    inputs = keras.Input((3, 2, 2))
+    model = keras.Model(inputs, layer(inputs))
+    x = np.random.default_rng(0).normal(size=(1, 3, 2, 2)).astype("float32")
+    plain = with_plain_normalization(model).predict(x, verbose=0)
+    np.testing.assert_allclose(plain, model.predict(x, verbose=0), rtol=1e-6)

@@ -50,6 +50,10 @@ class PlainNormalization(keras.Layer):  # type: ignore[misc]
         super().__init__(name=layer.name, dtype="float32")
         self._layer = type(layer).from_config(layer.get_config())
 
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        self._layer.build(input_shape)
+        self.built = True
+
     def call(self, inputs: Tensor) -> Tensor:
         layer = self._layer
         if len(inputs.shape) != 4 or layer.data_format != "channels_last":
