@@ -181,6 +181,7 @@ def float16_litert(
 def int8_litert(
     source: Path, target: Path, model: keras.Model, images: Array | None
 ) -> None:
+    from ai_edge_litert.interpreter import Interpreter
     from litert_quantizer import qtyping, quantizer
 
     assert images is not None
@@ -204,9 +205,10 @@ def int8_litert(
         work.add_weight_only_config(
             _tensors_of(layer), operations.FULLY_CONNECTED, num_bits=8
         )
-    (signature,) = model.input_names
-    data = {"serving_default": [{signature: batch} for batch in _batches(images)]}
-    ranges = work.calibrate(data, num_threads=os.cpu_count() or 1)
+    ((signature, names),) = Interpreter(str(source)).get_signature_list().items()
+    (name,) = names["inputs"]
+    data = {signature: [{name: batch} for batch in _batches(images)]}
+    ranges = work.calibrate(data, num_threads=1)
     result = work.quantize(ranges, enable_progress_report=False)
     target.write_bytes(result.quantized_model)
 
