@@ -6,7 +6,6 @@ import dataclasses
 import os
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from keras_tinyalex.exporting.formats import FORMATS, Array, Run
 from keras_tinyalex.exporting.measuring import Comparison
 from keras_tinyalex.exporting.networks import in_float32, with_plain_normalization
 from keras_tinyalex.exporting.quantization import quantize_file
+from keras_tinyalex.exporting.result import Export
 
 # Largest accepted difference between a score of Keras and of the exported model.
 # Runtimes sum in different orders; the first is a hundred times the difference that was
@@ -33,49 +33,6 @@ from keras_tinyalex.exporting.quantization import quantize_file
 TOLERANCES = {None: 1e-4, "float16": 0.02}
 # Of the largest difference of each calibration image, the largest accepted mean.
 INT8_TOLERANCE = 0.05
-
-
-@dataclass(frozen=True)
-class Export:
-    """An exported model.
-
-    Attributes:
-        path: The file, or the folder of a SavedModel.
-        format: The format; see `export`.
-        size: Bytes of all files that were written, including the class names.
-        class_names: Class names in label order, or `None`.
-        max_difference: Largest difference between a score of the exported model
-            and of Keras on the `n` images, or `None` if it was not verified.
-        quantize: `None`, `"float16"` or `"int8"`.
-        n: Number of images that were compared: the val images of `data`; without
-            it 8 random images, or for int8 the calibration images. `None` if
-            it was not verified.
-        disagreements: How many of them the exported model puts into another
-            class than Keras, or `None`.
-        top1_keras: Top-1 accuracy of Keras on the val images of `data`, or
-            `None`.
-        top1_exported: That of the exported model.
-        milliseconds_keras: Dictionary of batch size, `"1"` and `"32"`, to the
-            milliseconds a picture in Keras, or `None` without `data`.
-        milliseconds_exported: Those of the exported model.
-    """
-
-    path: Path
-    format: str
-    size: int
-    class_names: tuple[str, ...] | None
-    max_difference: float | None
-    quantize: str | None = None
-    n: int | None = None
-    disagreements: int | None = None
-    top1_keras: float | None = None
-    top1_exported: float | None = None
-    milliseconds_keras: dict[str, float] | None = None
-    milliseconds_exported: dict[str, float] | None = None
-
-    def as_dict(self) -> dict[str, Any]:
-        """Returns the fields as a JSON-ready dictionary."""
-        return {**dataclasses.asdict(self), "path": str(self.path)}
 
 
 def export(
