@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import keras
 from keras_tinyalex.aliases import PathLike
 from keras_tinyalex.arguments import check_choice, check_integer, check_number
 from keras_tinyalex.exporting.formats import EXPORTERS, FORMATS, Format
-from keras_tinyalex.exporting.quantization import QUANTIZATIONS
+from keras_tinyalex.exporting.quantization import QUANTIZATIONS, quiet
 
 
 def check_numbers(max_loss: Any, seed: Any) -> None:
@@ -74,11 +75,14 @@ def check_path(path: Path, format: str, quantize: str | None, verify: bool) -> F
 
 
 def _try_packages(what: str, extras: str, packages: Sequence[str]) -> None:
+    # Without it, nncf reports its use to its makers.
+    os.environ.setdefault("NNCF_CI", "1")
     for package in packages:
         # The name on the package index.
         name = package.replace("_", "-")
         try:
-            importlib.import_module(package)
+            with quiet():
+                importlib.import_module(package)
         except ImportError as error:
             raise ImportError(
                 f"{what} needs the package {name}: "

@@ -15,7 +15,6 @@ What stays in float32, and why:
 from __future__ import annotations
 
 import logging
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -44,12 +43,6 @@ def quantize_onnx(
     # Makes one Gemm of the product and the sum of a dense layer.
     quant_pre_process(source, prepared, skip_symbolic_shape=True)
     graph = onnx.load(prepared).graph
-    constants = {constant.name: constant for constant in graph.initializer}
-    convolutions = [
-        (node.name, onnx.numpy_helper.to_array(constants[node.input[1]]))
-        for node in graph.node
-        if node.op_type == "Conv" and node.input[1] in constants
-    ]
     name = graph.input[0].name
     batches = iter([{name: batch} for batch in _batches(images)])
 
@@ -67,7 +60,7 @@ def quantize_onnx(
         weight_type=quantization.QuantType.QInt8,
         per_channel=True,
         op_types_to_quantize=["Conv", "Gemm", "MatMul", "MaxPool", "Relu"],
-        nodes_to_exclude=_float_convolutions(convolutions),
+        nodes_to_exclude=_float_convolutions(_onnx_kernels(graph)),
         extra_options={
             "CalibMovingAverage": True,
             "OpTypesToExcludeOutputQuantization": ["Gemm", "MatMul"],
@@ -75,11 +68,21 @@ def quantize_onnx(
     )
 
 
+def _onnx_kernels(graph: Any) -> list[tuple[str, Any]]:
+    """The names and kernels of the convolutions of an ONNX graph."""
+    import onnx
+
+    constants = {constant.name: constant for constant in graph.initializer}
+    return [
+        (node.name, onnx.numpy_helper.to_array(constants[node.input[1]]))
+        for node in graph.node
+        if node.op_type == "Conv" and node.input[1] in constants
+    ]
+
+
 def quantize_openvino(
     source: Path, target: Path, model: keras.Model, images: Array | None
 ) -> None:
-    # It reports its use to its makers, but for this variable.
-    os.environ.setdefault("NNCF_CI", "1")
     import nncf
     import openvino
 
@@ -115,9 +118,8 @@ def quantize_litert(
     assert images is not None
     work = quantizer.Quantizer(str(source))
     operations = qtyping.TFLOperationName
-    for operation in ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"):
-        work.add_static_config(".*", operations[operation], 8, 8)
-    for operation in ("MAX_POOL_2D", "RESHAPE"):
+    computing = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
+    for operation in (*computing, "MAX_POOL_2D", "RESHAPE"):
         work.add_static_config(".*", operations[operation], 8, 8)
     layers = list(all_layers(model))
     convolutions = [x for x in layers if isinstance(x, keras.layers.Conv2D)]

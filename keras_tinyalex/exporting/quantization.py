@@ -19,7 +19,7 @@ Quantize: TypeAlias = Callable[[Path, Path, keras.Model, Array | None], None]
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Hides the progress bars, tables and hints of the tools."""
     with (
         contextlib.redirect_stdout(io.StringIO()),
@@ -49,7 +49,7 @@ def quantize_file(
         images: Calibration images, for `"int8"`.
     """
     _, function = QUANTIZATIONS[format, quantize]
-    with _quiet():
+    with quiet():
         function(source, target, model, images)
 
 
