@@ -19,6 +19,8 @@ from keras_tinyalex.applications import save_model
 from keras_tinyalex.exporting import exporter, measuring
 
 SUFFIXES = {"onnx": ".onnx", "litert": ".tflite", "openvino": ".xml"}
+pytestmark = pytest.mark.backend
+
 # Bytes of the graph, the class names and what stays float32.
 OVERHEAD = 60_000
 
