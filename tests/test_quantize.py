@@ -9,12 +9,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_tinyalex import (
-    AlexNetMini,
-    cli,
-    export,
-    exporting,
-)
+from keras_tinyalex import AlexNetMini, cli, export, exporting
 from keras_tinyalex.applications import save_model
 from keras_tinyalex.exporting import exporter, measuring
 
@@ -53,7 +48,9 @@ def model():
     return AlexNetMini(num_classes=3, width_multiplier=1 / 4)
 
 
-@pytest.mark.parametrize("format", sorted(SUFFIXES))
+@pytest.mark.parametrize(
+    "format", ["onnx", "litert", pytest.param("openvino", marks=pytest.mark.slow)]
+)
 def test_int8_takes_a_quarter_of_the_space_and_scores_the_same_twice(
     format, model, names, source, tmp_path
 ):
