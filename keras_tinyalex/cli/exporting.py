@@ -28,10 +28,11 @@ def add_export(commands: Commands) -> None:
     add(
         "--format",
         required=True,
-        choices=("onnx", "litert", "openvino", "saved_model"),
-        help="ONNX Runtime, LiteRT (TFLite), OpenVINO or TensorFlow SavedModel",
+        choices=("onnx", "litert", "openvino", "saved_model", "web"),
+        help="ONNX Runtime, LiteRT (TFLite), OpenVINO, TensorFlow SavedModel, or a "
+        "page that classifies pictures in the browser",
     )
-    add("--output", required=True, metavar="PATH", help="new file")
+    add("--output", required=True, metavar="PATH", help="new file or folder")
     add(
         "--quantize",
         choices=("float16", "int8"),

@@ -91,9 +91,14 @@ def _try_packages(what: str, extras: str, packages: Sequence[str]) -> None:
 
 
 def checked_names(
-    model: keras.Model, class_names: Sequence[str] | None
+    model: keras.Model, class_names: Sequence[str] | None, needed: bool = False
 ) -> tuple[str, ...] | None:
     names = tuple(class_names) if class_names is not None else None
+    if names is None and needed:
+        raise ValueError(
+            "`class_names` must be given for format 'web' and a model whose file has "
+            "none; `save_model` stores them in it. Received: class_names=None"
+        )
     if names is not None and len(names) != model.output_shape[-1]:
         raise ValueError(
             f"`class_names` must be {model.output_shape[-1]} names, one for each "

@@ -12,6 +12,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_tinyalex import web
 from keras_tinyalex.aliases import PathLike
 from keras_tinyalex.applications import load_model
 from keras_tinyalex.exporting import measuring
@@ -31,6 +32,8 @@ from keras_tinyalex.exporting.result import Export
 # Runtimes sum in different orders; the first is a hundred times the difference that was
 # seen on float32 models. float16 has 11 digits, and int8 is judged by the mean.
 TOLERANCES = {None: 1e-4, "float16": 0.02}
+# Of a page, whose weights are integers.
+PAGE_TOLERANCE = 0.02
 # Of the largest difference of each calibration image, the largest accepted mean.
 INT8_TOLERANCE = 0.05
 
@@ -57,7 +60,7 @@ def export(
     are exported in float32.
 
     The exported model is compared with Keras: on 8 random images, where a score
-    may differ by 0.0001 (0.02 with `"float16"`); with `"int8"` on the
+    may differ by 0.0001 (0.02 with `"float16"` and `"web"`); with `"int8"` on the
     calibration images, where the largest difference of each may be 0.05 in the
     mean; and on the val images of `data`, where the top-1 accuracy may fall by
     `max_loss`, which takes the place of the rule for `"int8"`.
@@ -67,10 +70,12 @@ def export(
     Args:
         model: A `keras.Model`, a name from `list_weights()`, or the path of a
             `.keras` or `.h5` file.
-        path: File to write, or folder for `"saved_model"`. It must not exist.
+        path: File to write, or folder for `"saved_model"` and `"web"`. It must
+            not exist.
         format: `"onnx"` (ONNX Runtime), `"litert"` (LiteRT, formerly TFLite),
-            `"openvino"` (Intel) or `"saved_model"` (TensorFlow). Defaults to
-            `"onnx"`.
+            `"openvino"` (Intel), `"saved_model"` (TensorFlow) or `"web"` (a page
+            that classifies pictures in the browser, for any AlexNetMini). Defaults
+            to `"onnx"`.
         verify: Whether to run the exported model and compare its scores with
             those of Keras. Defaults to `True`.
         class_names: Class names in label order. Defaults to those stored in
@@ -113,11 +118,12 @@ def export(
     check_numbers(max_loss, seed)
     check_quantization(format, quantize, calibration)
     chosen = check_path(path, format, quantize, verify or data is not None)
+    source = None if isinstance(model, keras.Model) else model
     with _folder_beside(path) as folder:
         if not isinstance(model, keras.Model):
             model, stored = load_model(model)
             class_names = class_names or stored
-        names = checked_names(model, class_names)
+        names = checked_names(model, class_names, needed=format == "web")
         model = in_float32(model)
         images = _random_images(model)
         if calibration is not None:
@@ -125,7 +131,11 @@ def export(
         val = None
         if data is not None:
             val = measuring.read_images("data", model, data, names, "val")
-        exported = _convert(model, Path(folder), format, quantize, images)
+        if format == "web":
+            exported = Path(folder, "page")
+            web.write_page(model, exported, names or (), source)
+        else:
+            exported = _convert(model, Path(folder), format, quantize, images)
         measured: dict[str, Any] = {}
         if verify or val is not None:
             run = chosen.open(exported)
@@ -133,9 +143,9 @@ def export(
             if judged:
                 measured = _verify(model, run, images, format, quantize)
             if val is not None:
-                measured = _measure(model, run, *val, max_loss)
+                measured = _measure(model, run, *val, max_loss, format)
             del run  # some runtimes keep the file open
-        size = _publish(exported, path, names)
+        size = _publish(exported, path, None if format == "web" else names)
     difference = measured.pop("max_difference", None)
     return Export(path, format, size, names, difference, quantize, **measured)
 
@@ -183,12 +193,17 @@ def _verify(
     model: keras.Model, run: Run, images: Array, format: str, quantize: str | None
 ) -> dict[str, Any]:
     """Compares scores with Keras', and refuses those that differ too much."""
-    expected = measuring.scores_of(model.predict_on_batch, images)
-    found = measuring.compare(measuring.scores_of(run, images), expected)
+    scores = measuring.scores_of(run, images)
+    found = measuring.compare(scores, _scores_of_keras(model, images, format))
     if quantize == "int8":
         kind, difference, limit = "in the mean ", found.mean_difference, INT8_TOLERANCE
     else:
         kind, difference, limit = "", found.max_difference, TOLERANCES[quantize]
+    if format == "web" and difference <= (limit := PAGE_TOLERANCE):
+        # With the weights of the page, it is as exact as the others.
+        same = _scores_of_keras(web.dequantized(model), images, format)
+        difference = measuring.compare(scores, same).max_difference
+        limit = TOLERANCES[None]
     if not difference <= limit:
         raise ValueError(
             f"The exported {format} model differs from Keras by {kind}"
@@ -197,11 +212,23 @@ def _verify(
     return _fields(found)
 
 
+def _scores_of_keras(model: keras.Model, images: Any, format: str) -> Array:
+    """Returns the scores of a model, for a page always as probabilities of pixels."""
+    if format == "web":
+        return web.expected_scores(model, np.asarray(images, np.float32))
+    return measuring.scores_of(model.predict_on_batch, images)
+
+
 def _measure(
-    model: keras.Model, run: Run, images: Any, labels: Any, max_loss: float
+    model: keras.Model,
+    run: Run,
+    images: Any,
+    labels: Any,
+    max_loss: float,
+    format: str,
 ) -> dict[str, Any]:
     """Measures both on val images, and refuses a loss of more than `max_loss`."""
-    expected = measuring.scores_of(model.predict_on_batch, images)
+    expected = _scores_of_keras(model, images, format)
     scores = measuring.scores_of(run, images)
     top1_keras = measuring.accuracy(expected, labels)
     top1_exported = measuring.accuracy(scores, labels)

@@ -10,6 +10,8 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from keras_tinyalex import web
+
 Array: TypeAlias = npt.NDArray[np.float32]
 Run: TypeAlias = Callable[[Array], Array]
 """Function of float32 images that returns their scores."""
@@ -97,6 +99,11 @@ def open_saved_model(path: Path, threads: int | None = None) -> Run:
     return lambda images: np.asarray(loaded.serve(images))
 
 
+def open_page(path: Path, threads: int | None = None) -> Run:
+    """Computes in NumPy what the page computes, on one thread."""
+    return lambda images: web.read_scores(path, images)
+
+
 # What Keras imports to export, by format and backend.
 EXPORTERS = {
     ("onnx", "tensorflow"): ("tf2onnx",),
@@ -121,4 +128,6 @@ FORMATS = {
     "saved_model": Format(
         "tf_saved_model", "", ("tensorflow",), ("tensorflow",), open_saved_model
     ),
+    # Not one of Keras'.
+    "web": Format("", "", ("jax", "tensorflow", "torch"), (), open_page),
 }
