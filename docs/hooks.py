@@ -1,7 +1,8 @@
-"""Fills pages from their one source: the README, and the parser of the command line."""
+"""Fills pages from their one source, and adds the page that classifies pictures."""
 
 import argparse
 import re
+import shutil
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,15 @@ def on_page_markdown(markdown: str, **_: object) -> str:
         markdown,
         flags=re.M,
     )
+
+
+def on_post_build(config: dict[str, Any]) -> None:
+    """Adds the classifier of the page `Try it` to the site."""
+    from keras_tinyalex import export
+
+    folder = Path(config["site_dir"], "try-it", "page")
+    shutil.rmtree(folder, ignore_errors=True)
+    export("tiny_imagenet_200", folder, "web")
 
 
 def readme() -> str:

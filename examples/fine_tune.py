@@ -16,7 +16,7 @@ from keras_tinyalex import recipes, train
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("data", nargs="?", default="sample", help="folder or zip")
-    parser.add_argument("--weights", default="tiny_imagenet_20", help="name or file")
+    parser.add_argument("--weights", default="tiny_imagenet_200", help="name or file")
     parser.add_argument("--epochs", type=int, help="default: those of the recipe")
     parser.add_argument("--scratch", action="store_true", help="from random weights")
     parser.add_argument("--smoke", action="store_true", help="2 classes, 1 epoch")

@@ -17,7 +17,7 @@ from keras_tinyalex.datasets import tiny_imagenet
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("images", nargs="*", help="image files (default: the sample)")
-    parser.add_argument("--weights", default="tiny_imagenet_20")
+    parser.add_argument("--weights", default="tiny_imagenet_200")
     parser.add_argument("--smoke", action="store_true", help="quick test: 2 images")
     options = parser.parse_args()
 
@@ -25,7 +25,7 @@ def main() -> None:
     card = tinyalex.model_card(options.weights)
     print(f"{options.weights}: top-1 accuracy {card['accuracy']['top1']:.3f}")
     class_names = card["class_names"]
-    model = tinyalex.AlexNetMini(weights=options.weights)
+    model = tinyalex.AlexNetMini(num_classes=len(class_names), weights=options.weights)
 
     # Files of any size are read upright and resized to 64x64 pixels.
     for result in classify_files(model, options.images, 3, class_names):
@@ -42,7 +42,7 @@ def main() -> None:
     _, (x_val, _) = tiny_imagenet.load_data("sample", classes=2)
     images = x_val[: 2 if options.smoke else 8]
     scores = model.predict(images, verbose=0)
-    # Each row of `scores` has 20 probabilities, one per class name.
+    # Each row of `scores` has a probability for each class name.
     best = tinyalex.decode_predictions(scores, top=3, class_names=class_names)
     for index, row in enumerate(best):
         classes = ", ".join(f"{name} {score:.0%}" for _, name, score in row)

@@ -346,7 +346,8 @@ BEST_LONG = dataclasses.replace(
 
 # For all 200 classes. With ten times the images there is less to overfit: less dropout,
 # and larger batches, which are faster.
-# Outcome: OUT_200.
+# Outcome: 0.522 on the 10,000 official val images of all classes, seed 0, in bfloat16;
+# 91 minutes beside other work.
 BEST_200 = dataclasses.replace(
     BEST,
     name="best_200",

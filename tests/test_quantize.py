@@ -269,7 +269,7 @@ def test_two_processes_write_the_same_int8_file(format, model, names, source, tm
     needs(format)
     save_model(model, tmp_path / "m.keras", names)
     for folder in "ab":
-        command = [sys.executable, "-m", "keras_tinyalex.cli", "export", "--quantize"]
+        command = [sys.executable, "-m", "keras_tinyalex", "export", "--quantize"]
         command += ["int8", str(tmp_path / "m.keras"), "--format", format]
         command += ["--output", str(tmp_path / folder / f"m{SUFFIXES[format]}")]
         subprocess.run([*command, "--calibration", str(source)], check=True)

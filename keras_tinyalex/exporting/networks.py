@@ -58,7 +58,7 @@ class PlainNormalization(keras.Layer):  # type: ignore[misc]
         layer = self._layer
         if len(inputs.shape) != 4 or layer.data_format != "channels_last":
             return layer(inputs)
-        channels = inputs.shape[-1]
+        channels = int(inputs.shape[-1])  # a tensor where torch traces
         constants = layer.depth_radius, layer.bias, layer.alpha, layer.beta
         window = Window(*constants, channels, -1)
         kernel = ops.convert_to_tensor(

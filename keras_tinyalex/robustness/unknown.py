@@ -27,8 +27,9 @@ class UnknownEvaluation:
 
     Each score has a key: `"max_softmax"`, the probability of the predicted class
     (Hendrycks and Gimpel, 2017, https://arxiv.org/abs/1610.02136), and
-    `"energy"`, the logarithm of the sum of the exponentials of the logits (Liu et
-    al., 2020, https://arxiv.org/abs/2010.03759). Both are higher for known images.
+    `"energy"`, the logarithm of the sum of the exponentials of the logits, the
+    negative of the energy of Liu et al. (2020, https://arxiv.org/abs/2010.03759).
+    Both are higher for known images.
 
     Attributes:
         n_known: Number of images of the model's classes.
