@@ -37,9 +37,12 @@ RUN_FILES = frozenset({"config.json", "environment.json"})
 FIGURES = frozenset(
     {
         *("samples.png", "history.png", "predictions.png", "confusion_matrix.png"),
+        "confused_pairs.png",
         *("class_accuracy.png", "calibration.png", "corruptions.png"),
     }
 )
+# What a folder of results holds.
+RESULTS = FIGURES | {"per_class.csv"}
 # Images of formats that are not read.
 OTHER_IMAGES = frozenset(
     {

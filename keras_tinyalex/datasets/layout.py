@@ -19,10 +19,10 @@ from keras_tinyalex.datasets.classes import compose
 from keras_tinyalex.datasets.images import FORMAT_NAMES, IMAGE_SUFFIXES
 from keras_tinyalex.datasets.known_files import (
     ANNOTATIONS,
-    FIGURES,
     IMAGES,
     METADATA,
     OTHER_IMAGES,
+    RESULTS,
     RUN_FILES,
     SPLIT_NAMES,
     conversion,
@@ -152,7 +152,7 @@ class _Layout:
         """Removes run folders and figures that commands wrote into the data."""
         folders = self.tree.folders
         runs = [path for path, files in folders.items() if set(files) >= RUN_FILES]
-        figures = [p for p, files in folders.items() if files and set(files) <= FIGURES]
+        figures = [p for p, files in folders.items() if files and set(files) <= RESULTS]
         tops = shallowest([*runs, *figures])
         self._leave_out("folders that keras-tinyalex wrote", tops)
         for path in [path for path in folders if path.startswith(tuple(tops))]:
