@@ -134,7 +134,7 @@ def test_int8_scores_that_differ_are_refused(
     wrong = dataclasses.replace(chosen, open=open_wrong)
     monkeypatch.setitem(exporting.FORMATS, "onnx", wrong)
     arguments = {"class_names": names, "quantize": "int8", "calibration": source}
-    message = r"differs from Keras by in the mean 0.1, more than 0.05; nothing"
+    message = r"differs from Keras by 0.1 on average, more than 0.05; nothing"
     with pytest.raises(ValueError, match=message):
         export(model, tmp_path / "m.onnx", **arguments)
     assert list(tmp_path.iterdir()) == []

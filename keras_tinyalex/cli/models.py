@@ -144,7 +144,13 @@ def _read_others(
     shape = image_shape(model)
     parts = ["val"] if "val" in source.images else ["all"]
     (data,) = read_parts(
-        source, names, parts, shape.size, progress=True, channels=shape.channels
+        source,
+        names,
+        parts,
+        shape.size,
+        progress=True,
+        cache=True,
+        channels=shape.channels,
     )
     return shape.arrange(data.images), names
 

@@ -61,8 +61,8 @@ def export(
 
     The exported model is compared with Keras: on 8 random images, where a score
     may differ by 0.0001 (0.02 with `"float16"` and `"web"`); with `"int8"` on the
-    calibration images, where the largest difference of each may be 0.05 in the
-    mean; and on the val images of `data`, where the top-1 accuracy may fall by
+    calibration images, where the mean of the largest difference of each may be
+    0.05; and on the val images of `data`, where the top-1 accuracy may fall by
     `max_loss`, which takes the place of the rule for `"int8"`.
 
     If the export or its verification fails, nothing is left at `path`.
@@ -196,20 +196,26 @@ def _verify(
     scores = measuring.scores_of(run, images)
     found = measuring.compare(scores, _scores_of_keras(model, images, format))
     if quantize == "int8":
-        kind, difference, limit = "in the mean ", found.mean_difference, INT8_TOLERANCE
-    else:
-        kind, difference, limit = "", found.max_difference, TOLERANCES[quantize]
-    if format == "web" and difference <= (limit := PAGE_TOLERANCE):
+        _require_at_most(INT8_TOLERANCE, found.mean_difference, format, " on average")
+    elif format == "web":
         # With the weights of the page, it is as exact as the others.
         same = _scores_of_keras(web.dequantized(model), images, format)
-        difference = measuring.compare(scores, same).max_difference
-        limit = TOLERANCES[None]
-    if not difference <= limit:
-        raise ValueError(
-            f"The exported {format} model differs from Keras by {kind}"
-            f"{difference:.2g}, more than {limit}; nothing was written."
-        )
+        exact = measuring.compare(scores, same).max_difference
+        _require_at_most(TOLERANCES[None], exact, format)
+        _require_at_most(PAGE_TOLERANCE, found.max_difference, format)
+    else:
+        _require_at_most(TOLERANCES[quantize], found.max_difference, format)
     return _fields(found)
+
+
+def _require_at_most(
+    limit: float, difference: float, format: str, kind: str = ""
+) -> None:
+    if not difference <= limit:  # nor NaN
+        raise ValueError(
+            f"The exported {format} model differs from Keras by {difference:.2g}"
+            f"{kind}, more than {limit}; nothing was written."
+        )
 
 
 def _scores_of_keras(model: keras.Model, images: Any, format: str) -> Array:

@@ -10,8 +10,6 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from keras_tinyalex import web
-
 Array: TypeAlias = npt.NDArray[np.float32]
 Run: TypeAlias = Callable[[Array], Array]
 """Function of float32 images that returns their scores."""
@@ -101,6 +99,8 @@ def open_saved_model(path: Path, threads: int | None = None) -> Run:
 
 def open_page(path: Path, threads: int | None = None) -> Run:
     """Computes in NumPy what the page computes, on one thread."""
+    from keras_tinyalex import web  # with Keras, which the other runtimes do without
+
     return lambda images: web.read_scores(path, images)
 
 
