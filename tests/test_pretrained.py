@@ -87,6 +87,20 @@ def test_file_without_names_keeps_a_classifier_of_as_many(tmp_path, data):
     np.testing.assert_array_equal(classifier(model)[0], classifier(before)[0])
 
 
+def test_file_with_another_classifier_gets_a_fitted_one(tmp_path, data):
+    """Whose name the file does not share, on the same dense layers."""
+    before = body_file(tmp_path / "named.keras", ["cat", "dog"])
+    x = before.get_layer("fc2_dropout").output
+    own = keras.Model(before.input, keras.layers.Dense(9, name="mine")(x))
+    own.save(tmp_path / "own.keras")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        model = building.build(RECIPE, data, 0, tmp_path / "own.keras")
+    pretrained.fit_classifier(before, data)
+    for found, array in zip(classifier(model), classifier(before), strict=True):
+        np.testing.assert_allclose(found, array, rtol=1e-5, atol=1e-6)
+
+
 def test_other_missing_layers_are_still_said(tmp_path, data):
     body = AlexNetMini(False, width_multiplier=1 / 4, input_shape=(16, 16, 3))
     body.save_weights(tmp_path / "body.weights.h5")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 from keras_tinyalex.aliases import PathLike, Tensor
 from keras_tinyalex.applications.network import Network
 from keras_tinyalex.applications.shipped import find_weights, list_weights
-from keras_tinyalex.applications.weights import load_weights_into
+from keras_tinyalex.applications.weights import assign_weights
 from keras_tinyalex.arguments import (
     check_boolean,
     check_choice,
@@ -162,7 +163,9 @@ def build_alexnet_mini(
 
     if source is not None:
         # Layers before `input_tensor` are not ours and keep their weights.
-        load_weights_into(keras.Model(image, x, name=name), source, new_head=True)
+        model = keras.Model(image, x, name=name)
+        if head := assign_weights(model, source, new_head=True):
+            warnings.warn(head.message, stacklevel=4)  # for the caller of AlexNetMini
     if input_tensor is not None:
         image = keras.utils.get_source_inputs(input_tensor)
         image = image[0] if len(image) == 1 else image

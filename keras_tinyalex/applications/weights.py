@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -17,6 +17,18 @@ from keras_tinyalex.applications.network import (
     is_own_layer,
 )
 from keras_tinyalex.applications.weight_files import Array, open_weights
+
+
+class NewHead(NamedTuple):
+    """What of a model a file of weights lacks, and stays newly initialized.
+
+    Attributes:
+        layers: Names of the layers, in order; the last is the classifier.
+        message: A sentence on it, for a warning.
+    """
+
+    layers: tuple[str, ...]
+    message: str
 
 
 def load_weights_into(
@@ -48,6 +60,14 @@ def load_weights_into(
         >>> model.save_weights("example.weights.h5")
         >>> load_weights_into(model, "example.weights.h5")
     """
+    if head := assign_weights(model, path, new_head):
+        warnings.warn(head.message, stacklevel=2)
+
+
+def assign_weights(
+    model: keras.Model, path: PathLike, new_head: bool
+) -> NewHead | None:
+    """As `load_weights_into`, but returns what is new instead of a warning."""
     path = Path(path)
     variables = {
         f"{layer.name}/{variable.name}": variable
@@ -55,10 +75,11 @@ def load_weights_into(
         for variable in layer.weights
     }
     order = {layer.name: [v.name for v in layer.weights] for layer in model.layers}
+    head = None
     with open_weights(path, order) as arrays:
         if new_head:
             arrays = _network_arrays(variables, arrays, path)
-            _keep_new_head(variables, arrays, path)
+            head = _keep_new_head(variables, arrays, path)
         problems = _compare(variables, arrays)
         if problems:
             raise ValueError(
@@ -79,6 +100,7 @@ def load_weights_into(
         )
     for name, variable in variables.items():
         variable.assign(values.pop(name))
+    return head
 
 
 def _read(
@@ -151,14 +173,14 @@ def _network_arrays(
 
 def _keep_new_head(
     variables: dict[str, Any], arrays: dict[str, Array], path: Path
-) -> None:
+) -> NewHead | None:
     """Drops the layers of the head that stay new from both sides; see `new_head`."""
     there = {name.split("/")[0] for name in arrays}
     new = [layer for layer in TOP_LAYERS if f"{layer}/kernel" in variables]
     while new and new[0] in there:
         new.pop(0)
     if not there or there.intersection(new):
-        return  # a gap is a fault of the file, not another head
+        return None  # a gap is a fault of the file, not another head
     bias = f"{CLASSIFIER}/bias"
     message = ""
     if new:
@@ -178,8 +200,7 @@ def _keep_new_head(
     for name in [name for name in variables if name.split("/")[0] in new]:
         del variables[name]
         arrays.pop(name, None)
-    if message:
-        warnings.warn(message, stacklevel=6)
+    return NewHead(tuple(new), message) if message else None
 
 
 def _compare(variables: dict[str, Any], arrays: dict[str, Array]) -> list[str]:

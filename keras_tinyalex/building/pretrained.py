@@ -12,6 +12,7 @@ from keras_tinyalex.aliases import PathLike
 from keras_tinyalex.applications.model_files import read_class_names
 from keras_tinyalex.applications.network import CLASSIFIER
 from keras_tinyalex.applications.shipped import find_weights
+from keras_tinyalex.applications.weights import assign_weights
 from keras_tinyalex.building.batch_norm import unfold_batch_norm
 from keras_tinyalex.building.networks import build_model
 from keras_tinyalex.datasets.batches import LabelledArrays
@@ -42,22 +43,20 @@ def load_pretrained(
     Raises:
         ValueError: If `weights` do not fit.
     """
-    names = read_class_names(find_weights(weights))
+    path = find_weights(weights)
+    names = read_class_names(path)
+    model = build_model(
+        dataclasses.replace(recipe, folded_batch_norm=False),
+        seed,
+        num_classes=len(data.class_names),
+        input_shape=data.images.shape[1:],
+    )
+    head = assign_weights(model, path, new_head=True)
     new = names is not None and names != data.class_names
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        model = build_model(
-            dataclasses.replace(recipe, folded_batch_norm=False),
-            seed,
-            num_classes=len(data.class_names),
-            input_shape=data.images.shape[1:],
-            weights=weights,
-        )
-    for warning in caught:
-        if "the classifier is new and untrained" in str(warning.message):
-            new = True
-        else:
-            warnings.warn(warning.message, stacklevel=4)
+    if head is not None and head.layers == (CLASSIFIER,):
+        new = True
+    elif head is not None:
+        warnings.warn(head.message, stacklevel=4)
     if new:
         fit_classifier(model, data, seed)
     return unfold_batch_norm(model, recipe, data.images, seed)

@@ -10,6 +10,8 @@ import pytest
 from keras import layers
 from model_helpers import arrays_of, make_model, write_safetensors
 
+from keras_tinyalex.applications import load_weights_into
+
 pytestmark = pytest.mark.backend
 
 BODY = {"include_top": False, "pooling": "avg"}
@@ -81,6 +83,9 @@ def test_the_body_of_a_fine_tuned_model(tmp_path, make, suffix):
     assert_body(model, body)
     assert model.output_shape == (None, 7)
     assert warned[0].filename.endswith("model_helpers.py")
+    with pytest.warns(UserWarning, match=message) as warned:
+        load_weights_into(model, path, new_head=True)
+    assert warned[0].filename == __file__
 
 
 @pytest.mark.parametrize("prefix", ["", "alexnet_mini/", "model/body/"])
