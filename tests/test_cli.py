@@ -272,6 +272,10 @@ def bad_input(name, folder, model):
             ("evaluate", model, "--data", folder / "train", "--classes", "2"),
             "3",
         ),
+        "a model of others": (
+            ("evaluate", model, "--data", "sample"),
+            "`data` must hold the 3 classes that the model was trained on; 3 are",
+        ),
         "prepare onto a file": (
             ("prepare", "--source", folder, "--output", text),
             text.name,
@@ -300,6 +304,7 @@ def bad_input(name, folder, model):
         "missing image",
         "not an image",
         "other classes",
+        "a model of others",
         "prepare onto a file",
         "weights without name",
         "unknown weights",

@@ -217,14 +217,8 @@ def _evaluate(
     left_out = source.report_left_out()
     if options.classes is not None or class_names is None:
         class_names = source.select(options.classes)
-    elif missing := sorted(set(class_names) - set(source.class_names)):
-        raise ValueError(
-            f"--data must hold the {len(class_names)} classes that the model was "
-            f"trained on; {len(missing)} are missing, e.g. {missing[0]}. "
-            f"Received: --data {options.data}"
-        )
     else:
-        source.select(class_names)  # refuses those that cannot be used
+        source.select_trained(class_names, "data")
     validation = "val" if "val" in source.images else "held_out"
     split = "all" if options.all else validation
     shape = image_shape(model)

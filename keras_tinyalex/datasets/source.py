@@ -125,6 +125,24 @@ class Source:
             raise ValueError(f"{problems} Fix it, or choose other `classes`.")
         return names
 
+    def select_trained(self, class_names: Sequence[str], argument: str) -> None:
+        """Checks that the classes of a model are here, and can be used.
+
+        Args:
+            class_names: The classes that the model was trained on.
+            argument: Name of the argument that is this source, for the message.
+
+        Raises:
+            ValueError: If classes are missing, or as `select`.
+        """
+        if missing := sorted(set(class_names) - set(self.class_names)):
+            raise ValueError(
+                f"`{argument}` must hold the {len(class_names)} classes that the model "
+                f"was trained on; {len(missing)} are missing, e.g. {missing[0]}. "
+                f"Received: {argument}={str(self.location)!r}"
+            )
+        self.select(list(class_names))
+
     def one_class_problem(self) -> list[str]:
         """Returns the problem of a source with one class, if it has one."""
         if len(self.class_names) > 1:

@@ -88,13 +88,7 @@ def read_images(
             "Received: class_names=None"
         )
     opened = open_source(source)
-    if missing := sorted(set(class_names) - set(opened.class_names)):
-        raise ValueError(
-            f"`{argument}` must hold the {len(class_names)} classes that the model was "
-            f"trained on; {len(missing)} are missing, e.g. {missing[0]}. "
-            f"Received: {argument}={str(source)!r}"
-        )
-    opened.select(list(class_names))  # refuses those that cannot be used
+    opened.select_trained(class_names, argument)
     opened.report_left_out()
     shape = image_shape(model)
     (data,) = read_parts(

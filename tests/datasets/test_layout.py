@@ -94,6 +94,20 @@ def test_missing_path():
         open_source("no/such/folder")
 
 
+def test_the_classes_of_a_model(official_folder):
+    source = open_source(official_folder)
+    source.select_trained([WNIDS[2], WNIDS[0]], "data")
+    with pytest.raises(ValueError) as error:  # noqa: PT011, its whole text follows
+        source.select_trained([*WNIDS, "n99999999", "n88888888"], "data")
+    assert str(error.value) == (
+        "`data` must hold the 5 classes that the model was trained on; 2 are missing, "
+        f"e.g. n88888888. Received: data={str(official_folder)!r}"
+    )
+    shutil.rmtree(official_folder / "train" / WNIDS[1])
+    with pytest.raises(ValueError, match=f"'{WNIDS[1]}' has val images but no train"):
+        open_source(official_folder).select_trained(WNIDS, "data")
+
+
 def test_what_macos_adds_to_a_zip_is_skipped(official_zip):
     before = open_source(official_zip)
     with zipfile.ZipFile(official_zip, "a") as archive:
