@@ -243,7 +243,7 @@ def test_troubleshooting_quotes_what_we_say():
 # Messages of Keras, pip and Python.
 NOT_OURS = (
     *("Input 0", "Could not locate", "requires a different", "No module named"),
-    *("Bad CRC-32", "externally-managed"),
+    *("Bad CRC-32", "externally-managed", "No matching distribution"),
 )
 
 
