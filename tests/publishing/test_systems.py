@@ -13,12 +13,18 @@ import pytest
 from keras_tinyalex import recipes
 
 LETTERS = "Übung mit Leerzeichen данные"
+# `python -W error:::keras_tinyalex` would mean the module of that name alone.
+OWN_WARNINGS_AS_ERRORS = """
+import runpy, warnings
+warnings.filterwarnings("error", module=r"keras_tinyalex(\\.|$)")
+runpy.run_module("keras_tinyalex", run_name="__main__", alter_sys=True)
+"""
 
 
-def run(arguments, folder, python=(), **environment):
+def run(arguments, folder, program=("-m", "keras_tinyalex"), **environment):
     """Runs a command without a terminal, and returns what it printed."""
     done = subprocess.run(
-        [sys.executable, *python, "-m", "keras_tinyalex", *map(str, arguments)],
+        [sys.executable, *program, *map(str, arguments)],
         cwd=folder,
         capture_output=True,
         check=False,
@@ -43,10 +49,10 @@ def test_letters_and_spaces_in_a_poor_environment(tmp_path, make_official_folder
         "PYTHONCOERCECLOCALE": "0",
         "TERM": None,
     }
-    switches = ("-O", "-W", "error:::keras_tinyalex")
+    program = ("-O", "-c", OWN_WARNINGS_AS_ERRORS)
     command = ["train", "--data", "tiny-imagenet-200", "--recipe", "schmäl.json"]
     command += ["--epochs", 1, "--output", "läuft", "--json"]
-    result = json.loads(run(command, folder, switches, **poor))
+    result = json.loads(run(command, folder, program, **poor))
     assert result["not_written"] == []
     assert (folder / "läuft" / "plots" / "history.png").is_file()
 
