@@ -8,6 +8,8 @@ import threading
 
 import pytest
 
+# A camera that shows a moving drawing, which is allowed without a question.
+CAMERA = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
 
@@ -54,6 +56,27 @@ def wait_for(browser, script, seconds=60):
 
     run = functools.partial(browser.execute_script, f"return {script}")
     return WebDriverWait(browser, seconds, 0.05).until(lambda browser: run())
+
+
+# Drops or pastes a file of the folder that is served, or text.
+GIVE = """
+const [type, name, text, done] = arguments;
+(async () => {
+  const data = new DataTransfer();
+  if (text) data.setData("text/plain", text);
+  else data.items.add(new File([await (await fetch(`given/${name}`)).blob()], name));
+  const options = { bubbles: true, cancelable: true };
+  const event = type === "drop"
+    ? new DragEvent("drop", { ...options, dataTransfer: data })
+    : new ClipboardEvent("paste", { ...options, clipboardData: data });
+  document.querySelector("#drop").dispatchEvent(event);
+})().then(() => done(""), (error) => done(String(error)));
+"""
+
+
+def give(browser, type, name="", text=""):
+    """Drops or pastes, by `type`, a file in the folder `given`, or text."""
+    assert browser.execute_async_script(GIVE, type, name, text) == ""
 
 
 # Scores of the pictures that are named, from the page's own classifier.

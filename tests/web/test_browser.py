@@ -1,6 +1,6 @@
 """The exported page in a real browser: the scores of Keras, and what people see."""
 
-import json
+import functools
 import shutil
 import zipfile
 
@@ -19,7 +19,7 @@ NAMES = ("n01443537", "<b>bold</b>", "<img src=x onerror=alert(1)>")
 
 @pytest.fixture(scope="module")
 def browser():
-    with browsing.open_browser() as driver:
+    with browsing.open_browser(*browsing.CAMERA) as driver:
         yield driver
 
 
@@ -37,6 +37,7 @@ def page(browser, tmp_path_factory):
     return folder
 
 
+@functools.cache
 def draw_pictures():
     """Pictures with detail at every scale, by file name: image, options of `save`."""
     rng = np.random.default_rng(3)
@@ -55,11 +56,11 @@ def draw_pictures():
     return {
         "same.png": (draw(64, 64), {}),
         "small.png": (draw(9, 13), {}),
-        "large.png": (draw(2600, 1700), {}),
+        "large.png": (draw(1300, 850), {}),
         "narrow.png": (draw(40, 700), {}),
         "gray.png": (draw(200, 100, "L"), {}),
         "transparent.png": (draw(300, 200, "RGBA"), {}),
-        "photo.jpg": (draw(1500, 1000), {"quality": 92}),
+        "photo.jpg": (draw(750, 500), {"quality": 92}),
         "turned.jpg": (draw(400, 200), {"exif": exif, "quality": 95, "subsampling": 0}),
         "palette.gif": (draw(120, 90).quantize(64), {}),
     }
@@ -88,24 +89,42 @@ def open_page(browser, url):
     return browser.find_element("id", "status").text
 
 
+def after(browser, action, *arguments):
+    """Does what people do; returns what the page says after it."""
+    browser.execute_script("document.querySelector('#status').textContent = ''")
+    action(*arguments)
+    return browsing.wait_for(browser, "document.querySelector('#status').textContent")
+
+
 def choose(browser, path):
-    """Chooses a file as people do; returns what the page says then."""
-    before = browser.find_element("id", "status").text
-    browser.find_element("id", "file").send_keys(str(path))
-    expression = "document.querySelector('#status').textContent"
-    return browsing.wait_for(
-        browser, f"{expression} !== {json.dumps(before)} && {expression}"
-    )
+    file = browser.find_element("id", "file")
+    return after(browser, file.send_keys, str(path))
 
 
-@pytest.mark.parametrize("channels", [3, 1])
-def test_pictures_are_read_as_by_python(channels, browser, page):
+def seen(browser):
+    """The name of the picture that is shown, and its answers."""
+    label = browser.find_element("id", "picture").get_attribute("aria-label")
+    answers = browser.find_elements("css selector", "#answers li")
+    return label, [answer.text for answer in answers]
+
+
+def test_pictures_are_read_as_by_python(browser, page):
     names = [f"given/{name}" for name in draw_pictures()]
-    image = {"height": 64, "width": 48, "channels": channels}
+    image = {"height": 64, "width": 48}
     with browsing.serve(page) as url:
         open_page(browser, url)
-        found = browser.execute_async_script(PIXELS, names, image)
-    for name, pixels in zip(names, found, strict=True):
+        found = [
+            (channels, name, pixels)
+            for channels in (3, 1)
+            for name, pixels in zip(
+                names,
+                browser.execute_async_script(
+                    PIXELS, names, {**image, "channels": channels}
+                ),
+                strict=True,
+            )
+        ]
+    for channels, name, pixels in found:
         expected = decode_image((page / name).read_bytes(), (64, 48), channels)
         difference = np.abs(expected.astype(int) - np.reshape(pixels, expected.shape))
         # Another JPEG decoder, another rounding of transparency; and columns before
@@ -133,9 +152,7 @@ def test_what_people_see(browser, page):
     with browsing.serve(page) as url:
         assert open_page(browser, url).startswith("Ready")
         said = choose(browser, page / "given" / "large.png")
-        rows = [
-            row.text for row in browser.find_elements("css selector", "#answers li")
-        ]
+        _, rows = seen(browser)
         assert len(rows) == 3
         assert said.split(",")[0] == rows[0].split("\n")[0]  # the best one
         # Names are text, whatever they hold.
@@ -157,17 +174,54 @@ def test_what_people_see(browser, page):
         assert browser.get_log("browser") == []
 
 
-@pytest.mark.parametrize("width", [320, 390, 1200])
-def test_nothing_is_cut_off(width, browser, page):
-    metrics = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": False}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+@pytest.mark.parametrize("way", ["drop", "paste"])
+def test_dropped_and_pasted_pictures(way, browser, page):
+    with browsing.serve(page) as url:
+        open_page(browser, url)
+        choose(browser, page / "given" / "large.png")
+        chosen = seen(browser)
+        choose(browser, page / "given" / "small.png")
+        assert seen(browser)[1] != chosen[1]
+        after(browser, browsing.give, browser, way, "large.png")
+        assert seen(browser) == chosen
+        said = after(browser, browsing.give, browser, way, "notes.png")
+        assert said == "notes.png: it is not a picture that this browser can read."
+        said = after(browser, browsing.give, browser, way, "", "https://example.com")
+        assert said.startswith("That was no ")
+        assert seen(browser) == chosen  # an error leaves the answer
+        assert browser.get_log("browser") == []
+
+
+def test_a_picture_of_the_camera(browser, page):
+    dialog = "document.querySelector('#dialog')"
+    with browsing.serve(page) as url:
+        open_page(browser, url)
+        browser.find_element("id", "camera").click()
+        browsing.wait_for(browser, f"{dialog}.open")
+        said = after(browser, browser.find_element("id", "snap").click)
+        label, answers = seen(browser)
+        assert label == "The picture: the camera"
+        assert said.split(",")[0] == answers[0].split("\n")[0]
+        tracks = "document.querySelector('#video').srcObject.getTracks()"
+        ended = f"{tracks}.every((track) => track.readyState === 'ended')"
+        assert browsing.wait_for(browser, f"!{dialog}.open && {ended}")
+        assert browser.get_log("browser") == []
+
+
+def test_nothing_is_cut_off(browser, page):
+    command, size = "Emulation.setDeviceMetricsOverride", {"height": 800}
     try:
         with browsing.serve(page) as url:
             open_page(browser, url)
             choose(browser, page / "given" / "narrow.png")
             browser.execute_script("document.querySelector('details').open = true")
-            root = "document.documentElement"
-            assert browser.execute_script(f"return {root}.scrollWidth") <= width
+            for width in (320, 390, 1200):
+                size |= {"width": width, "deviceScaleFactor": 1, "mobile": False}
+                browser.execute_cdp_cmd(command, size)
+                inside, outside = browser.execute_script(
+                    "return [document.documentElement.scrollWidth, innerWidth]"
+                )
+                assert inside <= outside == width
     finally:
         browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 

@@ -57,6 +57,7 @@ function takePictures() {
   });
   addEventListener("paste", ({ clipboardData }) => {
     if (clipboardData.files[0]) classifyFile(clipboardData.files[0]);
+    else say("That was no picture. Copy the picture itself, or its file.", true);
   });
   // Anywhere on the page: a browser would open what is dropped beside the field.
   addEventListener("dragover", (event) => {
@@ -93,8 +94,8 @@ async function openCamera() {
     element("file").removeAttribute("capture");
     return;
   }
+  await element("video").play(); // a picture can be taken once it does
   element("dialog").showModal();
-  await element("video").play();
 }
 
 function classifyFile(file) {
