@@ -34,7 +34,6 @@ def quantize_onnx(
     source: Path, target: Path, model: keras.Model, images: Array | None
 ) -> None:
     """Quantizes statically, with QuantizeLinear and DequantizeLinear nodes."""
-    import onnx
     from onnxruntime import quantization
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
@@ -42,7 +41,7 @@ def quantize_onnx(
     prepared = target.with_name("prepared.onnx")
     # Makes one Gemm of the product and the sum of a dense layer.
     quant_pre_process(source, prepared, skip_symbolic_shape=True)
-    graph = onnx.load(prepared).graph
+    graph = _with_float_pooling(prepared)
     name = graph.input[0].name
     batches = iter([{name: batch} for batch in _batches(images)])
 
@@ -59,13 +58,38 @@ def quantize_onnx(
         activation_type=quantization.QuantType.QUInt8,
         weight_type=quantization.QuantType.QInt8,
         per_channel=True,
-        op_types_to_quantize=["Conv", "Gemm", "MatMul", "MaxPool", "Relu"],
+        op_types_to_quantize=["Conv", "Gemm", "MatMul", "Relu"],
         nodes_to_exclude=_float_convolutions(_onnx_kernels(graph)),
         extra_options={
             "CalibMovingAverage": True,
             "OpTypesToExcludeOutputQuantization": ["Gemm", "MatMul"],
         },
     )
+
+
+def _with_float_pooling(path: Path) -> Any:
+    """Adds the maximum of one tensor, an identity, after each max pooling of a file.
+
+    ONNX Runtime moves quantization from after a pooling to before it, where 8 bits take
+    ten times as long as float32. It does not move it across a maximum.
+
+    Returns:
+        The graph of the new content of the file.
+    """
+    import onnx
+
+    model = onnx.load(path)
+    nodes = []
+    for node in model.graph.node:
+        nodes.append(node)
+        if node.op_type == "MaxPool":
+            (result,) = node.output
+            node.output[0] = result + "_pooled"
+            nodes.append(onnx.helper.make_node("Max", list(node.output), [result]))
+    model.graph.ClearField("node")
+    model.graph.node.extend(nodes)
+    onnx.save(model, path)
+    return model.graph
 
 
 def _onnx_kernels(graph: Any) -> list[tuple[str, Any]]:
@@ -95,10 +119,16 @@ def quantize_openvino(
         if node.get_type_name() == "Convolution"
         and node.input_value(1).get_node().get_type_name() == "Constant"
     ]
+    batches = _batches(images)
     quantized = nncf.quantize(
         exported,
-        nncf.Dataset([image[None] for image in images]),
-        subset_size=len(images),
+        nncf.Dataset(batches),
+        subset_size=len(batches),
+        # Its estimate costs more than it corrects here: of 2,500 val images of 200
+        # classes, 168 have another answer than in float32 with it, and 97 without.
+        advanced_parameters=nncf.AdvancedQuantizationParameters(
+            disable_bias_correction=True
+        ),
         # The products are those of the normalization.
         ignored_scope=nncf.IgnoredScope(
             names=_float_convolutions(convolutions),
