@@ -133,7 +133,8 @@ def without_top():
 
 
 def with_sigmoid():
-    return AlexNetMini(num_classes=2, classifier_activation="sigmoid")
+    arguments = {"num_classes": 2, "width_multiplier": WIDTH}
+    return AlexNetMini(**arguments, classifier_activation="sigmoid")
 
 
 def strided():
