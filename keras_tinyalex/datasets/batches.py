@@ -17,6 +17,7 @@ from keras_tinyalex.aliases import Images, Labels
 from keras_tinyalex.arguments import check_integer
 from keras_tinyalex.augmentation import Augmentation, Mixing
 from keras_tinyalex.datasets.cache import release
+from keras_tinyalex.datasets.source import choose_held_out
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -54,22 +55,7 @@ class LabelledArrays:
         Raises:
             ValueError: If a class has fewer than two images.
         """
-        chosen = np.zeros(len(self.labels), bool)
-        for label, name in enumerate(self.class_names):
-            (indices,) = np.nonzero(self.labels == label)
-            if len(indices) < 2:
-                raise ValueError(
-                    "`data` must have two or more training images of each class, one "
-                    "to train on and one held out to validate on. Add images of "
-                    f"{name!r}, or choose other classes. To measure a model on "
-                    "images that it was not trained on, evaluate all (`--all`). "
-                    f"Received: {len(indices)} of {name!r}"
-                )
-            count = min(max(1, round(fraction * len(indices))), len(indices) - 1)
-            # The rank of the name: the order of the labels must not matter.
-            rank = sum(other < name for other in self.class_names)
-            shuffled = np.random.default_rng([seed, rank]).permutation(indices)
-            chosen[shuffled[:count]] = True
+        chosen = choose_held_out(self.labels, self.class_names, fraction, seed)
         keep = np.flatnonzero(chosen == held_out)
         return LabelledArrays(
             self.images[keep],

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -35,8 +36,13 @@ from keras_tinyalex.progress import Progress
 if TYPE_CHECKING:
     from keras_tinyalex.datasets.batches import LabelledArrays
 
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
 # Images that one thread decodes at a time.
 CHUNK_SIZE = 100
+# Chunks that are decoded ahead of the one that is used.
+MAX_WAITING = 2 * (os.cpu_count() or 1)
 # Bad images that an error message lists.
 MAX_LISTED = 20
 # What the images have in common whose suffix is that of another format.
@@ -80,20 +86,13 @@ def read_parts(
         ValueError: As `read_split`, or if a class has too few images to hold
             one out.
     """
-    read = functools.partial(
-        read_split,
-        source,
-        class_names=class_names,
-        image_size=image_size,
-        progress=progress,
-        cache=cache,
-        channels=channels,
-    )
     fraction = None if "all" in parts else source.hold_out(validation_split)
-    if fraction is None:
-        return [read(part) for part in parts]
-    train = read("train")
-    return [train.part(part == "val", fraction, seed) for part in parts]
+    if fraction is not None:
+        source = source.with_held_out(class_names, fraction, seed)
+    return [
+        read_split(source, part, class_names, image_size, progress, cache, channels)
+        for part in parts
+    ]
 
 
 def read_split(
@@ -178,7 +177,7 @@ def _decode_chunks(
         Progress(f"decoding {split}", len(images), "images", progress) as bar,
         ThreadPoolExecutor(os.cpu_count()) as pool,
     ):
-        for pixels in pool.map(decode, chunks):
+        for pixels in map_in_order(pool, decode, chunks):
             yield pixels
             bar.advance(len(pixels))
     if misnamed:
@@ -191,6 +190,23 @@ def _decode_chunks(
             f"{len(problems)} of {len(images)} {kind}images cannot be decoded; "
             f"restore or remove them{first}:\n  {listed}"
         )
+
+
+def map_in_order(
+    pool: ThreadPoolExecutor, function: Callable[[Item], Result], items: Iterable[Item]
+) -> Iterator[Result]:
+    """Yields the results of a function, of which few wait in memory.
+
+    `pool.map` would compute all, as fast as it can, while whoever writes them to a
+    disk is slower.
+    """
+    waiting: deque[Future[Result]] = deque()
+    for item in items:
+        waiting.append(pool.submit(function, item))
+        if len(waiting) > MAX_WAITING:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
 
 
 @dataclass(frozen=True)

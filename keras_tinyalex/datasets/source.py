@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import copy
+import itertools
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from keras_tinyalex.aliases import PathLike
+import numpy as np
+import numpy.typing as npt
+
+from keras_tinyalex.aliases import Labels, PathLike
 from keras_tinyalex.datasets.classes import Classes, select_classes
 from keras_tinyalex.datasets.trees import Tree, ZipTree
 
@@ -180,6 +185,31 @@ class Source:
         say(line, self.location)
         return VALIDATION_SPLIT
 
+    def with_held_out(
+        self, class_names: Sequence[str], fraction: float, seed: int
+    ) -> Source:
+        """Returns the source with held-out train images as its val images.
+
+        They are chosen before any is decoded: a set that is larger than the memory
+        is never divided in it.
+
+        Args:
+            class_names: The selected classes, in label order.
+            fraction: See `choose_held_out`.
+            seed: See `choose_held_out`.
+        """
+        labels = {name: label for label, name in enumerate(class_names)}
+        found = [i for i in self.images.get("train", ()) if i.class_name in labels]
+        numbers = np.array([labels[image.class_name] for image in found], np.int64)
+        chosen = choose_held_out(numbers, class_names, fraction, seed)
+        parts = {
+            split: tuple(itertools.compress(found, chosen == held_out))
+            for split, held_out in (("train", False), ("val", True))
+        }
+        divided = copy.copy(self)
+        divided.images = parts
+        return divided
+
     def report_left_out(self) -> list[dict[str, Any]]:
         """Says on standard error what is left out, once in a process.
 
@@ -213,6 +243,42 @@ class Source:
 
     def __repr__(self) -> str:
         return f"Source({str(self.location)!r})"
+
+
+def choose_held_out(
+    labels: Labels, class_names: Sequence[str], fraction: float, seed: int
+) -> npt.NDArray[np.bool_]:
+    """Returns which images to hold out: at least one of each class, and not all.
+
+    Args:
+        labels: int64 array `(N,)`.
+        class_names: Class names in label order.
+        fraction: Fraction of each class to hold out, in (0, 1).
+        seed: Non-negative integer that the choice depends on.
+
+    Returns:
+        bool array `(N,)`.
+
+    Raises:
+        ValueError: If a class has fewer than two images.
+    """
+    chosen = np.zeros(len(labels), bool)
+    for label, name in enumerate(class_names):
+        (indices,) = np.nonzero(labels == label)
+        if len(indices) < 2:
+            raise ValueError(
+                "`data` must have two or more training images of each class, one "
+                "to train on and one held out to validate on. Add images of "
+                f"{name!r}, or choose other classes. To measure a model on "
+                "images that it was not trained on, evaluate all (`--all`). "
+                f"Received: {len(indices)} of {name!r}"
+            )
+        count = min(max(1, round(fraction * len(indices))), len(indices) - 1)
+        # The rank of the name: the order of the labels must not matter.
+        rank = sum(other < name for other in class_names)
+        shuffled = np.random.default_rng([seed, rank]).permutation(indices)
+        chosen[shuffled[:count]] = True
+    return chosen
 
 
 def list_problems(subject: str, problems: Sequence[str]) -> str:

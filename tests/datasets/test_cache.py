@@ -3,6 +3,7 @@
 import errno
 import os
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +52,31 @@ def test_second_read_decodes_nothing(kind, request, count_decoded):
     for data in (first, second):
         assert (data.images == plain.images).all()
         assert data.file_names == plain.file_names
+
+
+def test_held_out_images_are_mapped_and_not_copied(official_folder):
+    source = open_source(official_folder)
+    names = source.class_names
+    whole = reading.read_split(source, "train", names)
+    parts = reading.read_parts(source, names, validation_split=0.25, cache=True)
+    for part, held_out in zip(parts, (False, True), strict=True):
+        assert isinstance(part.images, np.memmap)
+        expected = whole.part(held_out, 0.25, seed=0)
+        assert (part.images == expected.images).all()
+        assert (part.labels == expected.labels).all()
+        assert part.file_names == expected.file_names
+
+
+def test_few_decoded_images_wait_for_a_slow_disk():
+    decoded = []
+    with ThreadPoolExecutor(2) as pool:
+        chunks = reading.map_in_order(
+            pool, lambda chunk: decoded.append(chunk) or chunk, range(1000)
+        )
+        assert next(chunks) == 0
+        assert len(decoded) <= reading.MAX_WAITING + 1
+        assert list(chunks) == list(range(1, 1000))
+    assert len(decoded) == 1000
 
 
 def test_a_zip_is_identified_by_its_content_not_its_path(

@@ -201,10 +201,11 @@ def test_a_missing_package_is_one_line(tmp_path, monkeypatch, data, module, cure
         decode_image(data)
     for name in ("cat", "dog"):
         (tmp_path / name).mkdir()
-        (tmp_path / name / "1.heic").write_bytes(data)
+        for number in (1, 2):
+            (tmp_path / name / f"{number}.heic").write_bytes(data)
     with pytest.raises(ImportError, match=cure):
         load_data(tmp_path)
-    assert len(verify(tmp_path).bad) == 2  # with the other problems of the source
+    assert len(verify(tmp_path).bad) == 4  # with the other problems of the source
     (error,) = read_image_files([str(tmp_path / "cat" / "1.heic")], (8, 8))
     assert str(error).startswith(f"{tmp_path}/cat/1.heic: ")
 
