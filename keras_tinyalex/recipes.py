@@ -344,6 +344,17 @@ BEST_LONG = dataclasses.replace(
     label_smoothing=0.0,
 )
 
+# For noisy, blurred and pale images.
+# Outcome: 0.707 on clean images and 0.551 over the 15 corruptions of Tiny-ImageNet-C,
+# where `best` has 0.708 and 0.432, mean of seeds 0 to 2 in bfloat16.
+ROBUST = dataclasses.replace(
+    BEST,
+    name="robust",
+    description="`best` for noisy, blurred and pale images.",
+    augmentation="crop_flip_tones_filter_noise",
+    dropout=0.15,
+)
+
 # For all 200 classes. With ten times the images there is less to overfit: less dropout,
 # and larger batches, which are faster.
 # Outcome: 0.522 on the 10,000 official val images of all classes, seed 0, in bfloat16;
@@ -388,7 +399,7 @@ FINE_TUNE = dataclasses.replace(
 )
 
 RECIPES: dict[str, Recipe] = {
-    r.name: r for r in (BASELINE, BEST, BEST_LONG, BEST_200, FAST, FINE_TUNE)
+    r.name: r for r in (BASELINE, BEST, BEST_LONG, BEST_200, ROBUST, FAST, FINE_TUNE)
 }
 
 

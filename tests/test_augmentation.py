@@ -103,6 +103,64 @@ def test_zoom_crop_resizes_a_box():
     assert (unchanged == images).all()
 
 
+def test_patch_noise_adds_normal_noise_in_a_square():
+    images = np.full((256, 32, 32, 3), 128, np.uint8)
+    noise = augmentation.patch_noise(images, np.random.default_rng(1), strength=0.2)
+    noise = noise.astype(float) - 128
+    noisy = noise.any(axis=(1, 2, 3))
+    assert 0.4 < noisy.mean() < 0.6
+    whole = [part for part in noise if (np.abs(part).max(axis=-1) > 0).mean() > 0.95]
+    assert 20 < len(whole) < 80
+    # Uniform between 0 and 0.2 * 255, of which the smallest leave pixels as they are.
+    deviations = [part.std() / 255 for part in whole]
+    assert 0.17 < max(deviations) < 0.201
+    assert 0.08 < np.mean(deviations) < 0.13
+    for part in noise[noisy]:
+        rows, columns, _ = np.nonzero(part)
+        inside = part[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
+        assert np.count_nonzero(inside) == np.count_nonzero(part)
+    assert not augmentation.patch_noise(
+        images, np.random.default_rng(1), probability=0
+    ).any(where=images != 128)
+
+
+def test_random_filter_has_nine_taps_of_sum_1():
+    """A single bright pixel becomes the kernel, neighbors or every second pixel."""
+    images = np.full((64, 9, 9, 1), 100, np.uint8)
+    images[:, 4, 4] = 150
+    result = augmentation.random_filter(images, np.random.default_rng(1), probability=1)
+    responses = result[..., 0].astype(float) - 100
+    np.testing.assert_allclose(responses.sum(axis=(1, 2)), 50, atol=9 * 0.5)
+    near, far = responses[:, 3:6, 3:6], responses[:, 2:7:2, 2:7:2]
+    taps = np.abs(responses).sum(axis=(1, 2))
+    spacings = {1: np.abs(near).sum(axis=(1, 2)) == taps}
+    spacings[2] = np.abs(far).sum(axis=(1, 2)) == taps
+    assert np.all(spacings[1] | spacings[2])
+    assert all(16 < found.sum() < 48 for found in spacings.values())
+    constant = np.full((8, 9, 9, 3), 7, np.uint8)
+    filtered = augmentation.random_filter(constant, np.random.default_rng(1), 1)
+    assert (filtered == 7).all()
+
+
+def test_random_tones_depend_on_the_value_alone():
+    levels = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1)
+    images = np.concatenate([levels, levels[:, ::-1, ::-1]]).repeat(3, axis=-1)
+    images = images.repeat(32, axis=0)
+    before = images.copy()
+    changed = augmentation.random_tones(images, np.random.default_rng(1))
+    assert (images == before).all()
+    same = (changed == images).all(axis=(1, 2, 3))
+    assert 16 < same.sum() < 48
+    curves = changed[~same].reshape(-1, 256, 3).astype(int)
+    values = images[~same].reshape(-1, 256, 3)
+    for curve, value in zip(curves, values, strict=True):
+        ordered = curve[np.argsort(value[:, 0])]
+        # Smooth: no step of two neighboring values is large.
+        assert np.abs(np.diff(ordered, axis=0)).max() <= 8
+    spread = [np.ptp(curve) for curve in curves]
+    assert min(spread) < 128 < max(spread)
+
+
 @pytest.mark.parametrize("name", sorted(augmentation.MIXINGS))
 def test_mixing_blends_images_and_labels_alike(name):
     """Image i is filled with 8 * i, so its pixels show what its label must be."""

@@ -182,6 +182,12 @@ def test_best_200_is_best_with_less_dropout_in_larger_batches():
     assert all_classes["learning_rate"] == pytest.approx(0.003 * 2**0.5, rel=0.02)
 
 
+def test_robust_is_best_with_more_augmentation():
+    robust, best = recipes.get("robust").as_dict(), recipes.BEST.as_dict()
+    changed = {field for field, value in robust.items() if value != best[field]}
+    assert changed == {"name", "description", "dropout", "augmentation"}
+
+
 def test_unknown_names_and_missing_files():
     with pytest.raises(ValueError, match=r"\.json file or a Recipe.*recipe='fastest'"):
         recipes.get("fastest")

@@ -14,7 +14,12 @@ from typing import TypeAlias
 import numpy as np
 
 from keras_tinyalex.aliases import Images
-from keras_tinyalex.augmentation.colors import color
+from keras_tinyalex.augmentation.colors import (
+    color,
+    patch_noise,
+    random_filter,
+    random_tones,
+)
 from keras_tinyalex.augmentation.geometry import (
     crop,
     crop_flip,
@@ -46,6 +51,9 @@ __all__ = [
     "get",
     "mixup",
     "mixup_cutmix",
+    "patch_noise",
+    "random_filter",
+    "random_tones",
     "zoom_crop",
 ]
 
@@ -71,6 +79,9 @@ AUGMENTATIONS: dict[str, Augmentation] = {
     "crop_flip_cutout": _compose(crop_flip, cutout),
     "crop_flip_color_cutout": _compose(crop_flip, color, cutout),
     "zoom_flip_color_cutout": _compose(zoom_crop, flip, color, cutout),
+    "crop_flip_tones_filter_noise": _compose(
+        crop_flip, random_tones, random_filter, patch_noise
+    ),
 }
 
 

@@ -7,11 +7,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from keras_tinyalex.aliases import Images
-
 
 def draw_squares(
-    images: Images, generator: np.random.Generator, sizes: npt.NDArray[Any]
+    images: npt.NDArray[Any], generator: np.random.Generator, sizes: npt.NDArray[Any]
 ) -> npt.NDArray[np.bool_]:
     """Returns masks `(N, H, W)` of squares around random centers."""
     count, height, width, _ = images.shape
