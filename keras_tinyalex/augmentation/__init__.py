@@ -61,7 +61,9 @@ Augmentation: TypeAlias = Callable[[Images, np.random.Generator], Images]
 """A function `(images, generator) -> images`."""
 
 
-def _compose(*steps: Augmentation) -> Augmentation:
+def compose(*steps: Augmentation) -> Augmentation:
+    """Returns the augmentation that applies others one after the other."""
+
     def composed(images: Images, generator: np.random.Generator) -> Images:
         for step in steps:
             images = step(images, generator)
@@ -74,12 +76,12 @@ def _compose(*steps: Augmentation) -> Augmentation:
 AUGMENTATIONS: dict[str, Augmentation] = {
     "flip": flip,
     "crop": crop,
-    "crop_cutout": _compose(crop, cutout),
+    "crop_cutout": compose(crop, cutout),
     "crop_flip": crop_flip,
-    "crop_flip_cutout": _compose(crop_flip, cutout),
-    "crop_flip_color_cutout": _compose(crop_flip, color, cutout),
-    "zoom_flip_color_cutout": _compose(zoom_crop, flip, color, cutout),
-    "crop_flip_tones_filter_noise": _compose(
+    "crop_flip_cutout": compose(crop_flip, cutout),
+    "crop_flip_color_cutout": compose(crop_flip, color, cutout),
+    "zoom_flip_color_cutout": compose(zoom_crop, flip, color, cutout),
+    "crop_flip_tones_filter_noise": compose(
         crop_flip, random_tones, random_filter, patch_noise
     ),
 }

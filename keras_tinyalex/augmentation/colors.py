@@ -40,12 +40,7 @@ def color(
     contrast, brightness = 1 + draw(), 128 * draw()
     levels = np.arange(256) - 128.0
     values = contrast[..., None] * levels + brightness[..., None] + 128
-    tables = values.round().clip(0, 255).astype(np.uint8)
-    changed = np.empty_like(images)
-    for new, image, table in zip(changed, images, tables, strict=True):
-        for channel in range(channels):
-            new[..., channel] = table[channel].take(image[..., channel])
-    return changed
+    return _map_values(images, values)
 
 
 def random_tones(
@@ -83,11 +78,18 @@ def random_tones(
     curves = levels + 0.3 * amounts * factors @ (np.sin(np.pi * waves * levels) / waves)
     contrast = np.exp(amounts * generator.uniform(-1.5, 0.3, amounts.shape))
     darkest = (1 - contrast) * generator.uniform(0, 1, amounts.shape)
-    tables = (255 * (contrast * curves + darkest)).round().clip(0, 255)
-    for image, tones in zip(chosen, tables.astype(np.uint8), strict=True):
-        for channel, table in enumerate(tones):
-            changed[image, ..., channel] = table.take(images[image, ..., channel])
+    changed[chosen] = _map_values(images[chosen], 255 * (contrast * curves + darkest))
     return changed
+
+
+def _map_values(images: Images, values: npt.NDArray[np.float64]) -> Images:
+    """Returns images whose pixels are new values `(N, C, 256)` of the old ones."""
+    tables = values.round().clip(0, 255).astype(np.uint8)
+    mapped = np.empty_like(images)
+    for new, image, table in zip(mapped, images, tables, strict=True):
+        for channel, tones in enumerate(table):
+            new[..., channel] = tones.take(image[..., channel])
+    return mapped
 
 
 def random_filter(

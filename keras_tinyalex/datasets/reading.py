@@ -41,7 +41,7 @@ Result = TypeVar("Result")
 
 # Images that one thread decodes at a time.
 CHUNK_SIZE = 100
-# Chunks that are decoded ahead of the one that is used.
+# Results of threads that wait in memory to be used, such as decoded chunks.
 MAX_WAITING = 2 * (os.cpu_count() or 1)
 # Bad images that an error message lists.
 MAX_LISTED = 20
@@ -193,17 +193,20 @@ def _decode_chunks(
 
 
 def map_in_order(
-    pool: ThreadPoolExecutor, function: Callable[[Item], Result], items: Iterable[Item]
+    pool: ThreadPoolExecutor,
+    function: Callable[[Item], Result],
+    items: Iterable[Item],
+    ahead: int = MAX_WAITING,
 ) -> Iterator[Result]:
-    """Yields the results of a function, of which few wait in memory.
+    """Yields the results of a function, of which `ahead` may wait in memory.
 
-    `pool.map` would compute all, as fast as it can, while whoever writes them to a
-    disk is slower.
+    `pool.map` would compute all, as fast as it can, while whoever uses them is
+    slower.
     """
     waiting: deque[Future[Result]] = deque()
     for item in items:
         waiting.append(pool.submit(function, item))
-        if len(waiting) > MAX_WAITING:
+        if len(waiting) > ahead:
             yield waiting.popleft().result()
     while waiting:
         yield waiting.popleft().result()

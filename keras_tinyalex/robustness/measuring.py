@@ -5,10 +5,10 @@ from __future__ import annotations
 import functools
 import hashlib
 import itertools
+import operator
 import os
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import keras
@@ -17,6 +17,7 @@ import numpy as np
 from keras_tinyalex.aliases import Images, Labels, PathLike
 from keras_tinyalex.arguments import check_boolean, check_choice, check_integer
 from keras_tinyalex.datasets.corruptions import CORRUPTIONS, SEVERITIES
+from keras_tinyalex.datasets.reading import map_in_order
 from keras_tinyalex.evaluation import Evaluation, evaluate
 from keras_tinyalex.labelled_data import Pair
 from keras_tinyalex.progress import Progress
@@ -163,25 +164,12 @@ def _measure_sets(
     pool = ThreadPoolExecutor(os.cpu_count())
     try:
         calls = itertools.chain.from_iterable(parts.values())
-        pairs = _make_ahead(pool, calls, sets.ahead)
+        pairs = map_in_order(pool, operator.call, calls, sets.ahead)
         for key in keys:
             of_set = itertools.islice(pairs, len(parts[key]))
             yield key, measure(_split(of_set, batch_size))
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _make_ahead(
-    pool: ThreadPoolExecutor, calls: Iterable[Callable[[], Pair]], count: int
-) -> Iterator[Pair]:
-    """Yields what the calls return, in order; up to `count` are made ahead."""
-    made: deque[Future[Pair]] = deque()
-    for call in calls:
-        made.append(pool.submit(call))
-        if len(made) > count:
-            yield made.popleft().result()
-    while made:
-        yield made.popleft().result()
 
 
 def _split(pairs: Iterable[Pair], batch_size: int) -> Iterator[Pair]:

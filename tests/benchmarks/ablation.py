@@ -88,14 +88,7 @@ def chain(names):
     """Returns the augmentation that applies functions one after the other."""
     if unknown := set(names).difference(augmentation.__all__):
         raise ValueError(f"no function of the augmentations: {', '.join(unknown)}")
-    steps = [getattr(augmentation, name) for name in names]
-
-    def chained(images, generator):
-        for step in steps:
-            images = step(images, generator)
-        return images
-
-    return chained
+    return augmentation.compose(*(getattr(augmentation, name) for name in names))
 
 
 def extra_accuracy(model, data):
