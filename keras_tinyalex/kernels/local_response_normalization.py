@@ -302,7 +302,8 @@ def can_compile() -> bool:
     # Such as `tf.debugging.enable_check_numerics`, which adds them to each function.
     function = tf.function(tf.math.rsqrt).get_concrete_function(tf.TensorSpec(2))
     operations = function.graph.get_operations()
-    return _has_xla() and not any(op.type.startswith("Debug") for op in operations)
+    debugged = any(op.type.startswith("Debug") for op in operations)
+    return not debugged and _has_xla()  # kept: not to be tried with a debugger
 
 
 @functools.cache
