@@ -93,7 +93,8 @@ def get(augmentation: str | Augmentation | None) -> Augmentation | None:
     Args:
         augmentation: Name of an augmentation: `"flip"`, `"crop"`,
             `"crop_cutout"`, `"crop_flip"`, `"crop_flip_cutout"`,
-            `"crop_flip_color_cutout"` or `"zoom_flip_color_cutout"`. A function
+            `"crop_flip_color_cutout"`, `"zoom_flip_color_cutout"` or
+            `"crop_flip_tones_filter_noise"`. A function
             `(images, generator) -> images` of uint8 arrays, and `None`, are
             returned as they are.
 

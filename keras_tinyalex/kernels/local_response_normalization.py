@@ -1,7 +1,7 @@
-"""Kernels of local response normalization for training.
+"""Kernels of local response normalization.
 
-JAX trains with a sum of slices, which XLA compiles, and so does TensorFlow in `fit`.
-On PyTorch the gradient is written by hand.
+JAX computes a sum of slices, which XLA compiles, and so does TensorFlow in `fit`. On
+PyTorch, and on TensorFlow elsewhere, it is a product with the gradient by hand.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from keras_tinyalex.kernels.window_sums import (
     FOR_NAN,
     Kernel,
     Window,
+    formula,
     full_precision,
     gradient,
     gradient_formula,
@@ -38,36 +39,41 @@ MIN_COMPILED_BATCH = 16
 CHUNK_SIZE = 1 << 19
 
 
-def training_kernel(window: Window, formula: Kernel) -> Kernel | None:
-    """Returns the kernel of this backend for training, or `None` for the formula.
+def normalize(x: Any, window: Window, training: bool) -> Any:
+    """Computes the layer by a kernel of this backend.
+
+    It may be differentiated even if it does not train: in a frozen network, and in
+    loops that leave the argument out.
 
     Args:
+        x: Tensor in the layer's dtype.
         window: The `Window`.
-        formula: The layer in differentiable Keras operations, for inputs that the
-            kernel is not made for.
+        training: Whether the layer trains.
     """
     backend = keras.backend.backend()
     if backend == "torch":
-        return functools.partial(_torch_kernel, window=window, formula=formula)
-    if 2 * min(window.depth_radius, window.channels) + 1 > MAX_SLICES:
-        return None
+        return _torch_kernel(x, window, training)
     if backend == "jax":
-        return functools.partial(_jax_kernel, window=window)
-    if _is_step_of_fit() and can_compile():
-        return functools.partial(_tensorflow_kernel, window=window, formula=formula)
-    return None
+        if _is_narrow(window):
+            return _jax_kernel(x, window)
+        return formula(x, window, differentiable=True)
+    return _tensorflow_kernel(x, window, training)
+
+
+def _is_narrow(window: Window) -> bool:
+    return 2 * min(window.depth_radius, window.channels) + 1 <= MAX_SLICES
 
 
 # ------------------------------------------------------------------- PyTorch
 
 
-def _torch_kernel(x: Any, window: Window, formula: Kernel) -> Any:
+def _torch_kernel(x: Any, window: Window, training: bool) -> Any:
     import torch
 
     # `torch.compile` and exporters read the operations.
     traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
     if traced or not _is_plain(x):
-        return formula(x)
+        return formula(x, window, differentiable=training)
     return _torch_function().apply(x, window)
 
 
@@ -211,7 +217,7 @@ def _jax_kernel(x: Any, window: Window) -> Any:
 
 
 def _is_step_of_fit() -> bool:
-    """Whether TensorFlow traces a step of `fit`.
+    """Whether TensorFlow traces a step of `fit`, `evaluate` or `predict`.
 
     In other graphs, exporters must find operations that every runtime has, and each
     shape may come once. Keras takes its steps by `run` of a `tf.distribute.Strategy`,
@@ -227,44 +233,58 @@ def _is_step_of_fit() -> bool:
     return context is not None and context is not default
 
 
-def _tensorflow_kernel(x: Any, window: Window, formula: Kernel) -> Any:
-    """Compiled by XLA for a few batch sizes, else in plain operations."""
+def _tensorflow_kernel(x: Any, window: Window, training: bool) -> Any:
+    """The gradient by hand; compiled by XLA for a few batch sizes in steps of `fit`."""
     import tensorflow as tf
 
-    if None in x.shape[1:]:
-        return formula(x)
-    batch = tf.shape(x)[0] if x.shape[0] is None else x.shape[0]
-    power_of_two = (batch & (batch - 1)) == 0
-    compiled = (batch >= MIN_COMPILED_BATCH) & power_of_two
-    forward, backward = _xla_functions(window)
+    of_fit = _is_step_of_fit()
+    # A model that exporters trace gets no condition.
+    checked = training or of_fit or tf.executing_eagerly()
+    compiled = of_fit and _is_compiled(x, window)
+    forward, backward = (None, None) if compiled is False else _xla_functions(window)
 
     def plain_forward(x: Any) -> tuple[Any, Any]:
-        root = roots(x, window)
+        root = roots(x, window, checked)
         y = widen(x) * power_of_root(root, window.beta)
         return ops.cast(y, x.dtype), root
 
+    def plain_backward(x: Any, root: Any, dy: Any) -> Any:
+        return gradient(x, root, dy, window)
+
     @tf.custom_gradient  # type: ignore[untyped-decorator]
     def normalize(x: Any) -> tuple[Any, Kernel]:
-        y, root = ops.cond(compiled, lambda: forward(x), lambda: plain_forward(x))
+        # Whoever predicts does not wait for a compiler.
+        y, root = _choose(training and compiled, forward, plain_forward, x)
 
         @tf.custom_gradient  # type: ignore[untyped-decorator]
         def derivative(x: Any, dy: Any) -> tuple[Any, Kernel]:
-            dx = ops.cond(
-                compiled,
-                lambda: backward(x, root, dy),
-                lambda: gradient(x, root, dy, window),
-            )
-
             def second(upstream: Any) -> Any:
-                found = gradient_formula(x, dy, window)
-                inputs = [x, dy]
-                return tf.gradients(found, inputs, upstream, stop_gradients=inputs)
+                with tf.GradientTape() as tape:
+                    tape.watch((x, dy))
+                    found = gradient_formula(x, dy, window)
+                return tape.gradient(found, (x, dy), upstream)
 
-            return dx, second
+            return _choose(compiled, backward, plain_backward, x, root, dy), second
 
         return y, lambda upstream: derivative(x, upstream)
 
     return normalize(x)
+
+
+def _is_compiled(x: Any, window: Window) -> Any:
+    """Whether XLA compiles a batch: a bool, or a tensor if its size is not known."""
+    import tensorflow as tf
+
+    if None in x.shape[1:] or not _is_narrow(window) or not can_compile():
+        return False
+    batch = tf.shape(x)[0] if x.shape[0] is None else x.shape[0]
+    return (batch >= MIN_COMPILED_BATCH) & ((batch & (batch - 1)) == 0)
+
+
+def _choose(condition: Any, yes: Any, no: Any, *inputs: Any) -> Any:
+    if isinstance(condition, bool):
+        return yes(*inputs) if condition else no(*inputs)
+    return ops.cond(condition, lambda: yes(*inputs), lambda: no(*inputs))
 
 
 def _xla_functions(window: Window) -> tuple[Any, Any]:

@@ -135,24 +135,28 @@ def _checked(values: Tensor, replace: Kernel) -> Tensor:
 
 
 def _make_finite(squares: Tensor) -> Tensor:
-    # Exporters know no `nan_to_num`, and on torch `ops.minimum` makes float32 of
-    # float64.
+    # Exporters know no `nan_to_num`.
     dtype = keras.backend.standardize_dtype(squares.dtype)
     nan = ops.convert_to_tensor(FOR_NAN[dtype], dtype=dtype)
-    infinity = ops.convert_to_tensor(FOR_INFINITY[dtype], dtype=dtype)
-    replacement = ops.where(ops.isnan(squares), nan, infinity)
-    return ops.where(squares <= infinity, squares, replacement)
+    numbers = ops.where(ops.isnan(squares), nan, squares)
+    if (
+        keras.backend.backend() == "torch"
+    ):  # where `ops.minimum` makes float32 of float64
+        return numbers.clamp(max=FOR_INFINITY[dtype])
+    return ops.minimum(numbers, FOR_INFINITY[dtype])
 
 
 def zero_if_not_finite(values: Tensor) -> Tensor:
     return ops.where(ops.isfinite(values), values, ops.zeros_like(values))
 
 
-def _banded_product(values: Tensor, window: Window, bias: float = 0.0) -> Tensor:
-    """Computes `bias + alpha * sums` of finite values over the window."""
-    # `@`, because on torch `ops.matmul` multiplies float64 as float32. The factor is
-    # in the matrix, where it costs no pass over the values.
-    band = _weighted_band(window, values)
+def _banded_product(
+    values: Tensor, window: Window, bias: float = 0.0, factor: float = 1.0
+) -> Tensor:
+    """Computes `bias + factor * alpha * sums` of finite values over the window."""
+    # `@`, because on torch `ops.matmul` multiplies float64 as float32. The factors are
+    # in the matrix, where they cost no pass over the values.
+    band = factor * _weighted_band(window, values)
     shape = ops.shape(values)
     with full_precision(values):
         if window.channel_axis == -1:
@@ -216,9 +220,20 @@ def widen(x: Any) -> Any:
     return ops.cast(x, wide_dtype(keras.backend.standardize_dtype(x.dtype)))
 
 
-def roots(x: Tensor, window: Window) -> Tensor:
-    """`base ** -0.5` of the layer's inputs, from which follow outputs and gradient."""
-    finite = _checked(ops.square(widen(x)), _make_finite)
+def formula(x: Tensor, window: Window, differentiable: bool) -> Tensor:
+    """The layer in Keras operations: `x / (bias + alpha * sums) ** beta`."""
+    wide = widen(x)
+    base = window_sums(ops.square(wide), window, differentiable)
+    return ops.cast(wide * inverse_power(base, window.beta), x.dtype)
+
+
+def roots(x: Tensor, window: Window, checked: bool) -> Tensor:
+    """`base ** -0.5` of the layer's inputs, from which follow outputs and gradient.
+
+    With `checked`, finite values take fewer passes, and the graph has a condition.
+    """
+    squares = ops.square(widen(x))
+    finite = _checked(squares, _make_finite) if checked else _make_finite(squares)
     return ops.rsqrt(_banded_product(finite, window, window.bias))
 
 
@@ -227,8 +242,8 @@ def gradient(x: Tensor, root: Tensor, upstream: Tensor, window: Window) -> Tenso
     wide = widen(x)
     scaled = widen(upstream) * power_of_root(root, window.beta)
     inner = _checked(scaled * wide * ops.square(root), zero_if_not_finite)
-    sums = _banded_product(inner, window)
-    return ops.cast(scaled - 2 * window.beta * wide * sums, x.dtype)
+    sums = _banded_product(inner, window, factor=2 * window.beta)
+    return ops.cast(scaled - wide * sums, x.dtype)
 
 
 def gradient_formula(x: Tensor, upstream: Tensor, window: Window) -> Tensor:

@@ -9,13 +9,8 @@ from keras import ops
 
 from keras_tinyalex.aliases import Tensor
 from keras_tinyalex.arguments import check_choice, check_integer, check_number
-from keras_tinyalex.kernels.local_response_normalization import training_kernel
-from keras_tinyalex.kernels.window_sums import (
-    Window,
-    inverse_power,
-    wide_dtype,
-    window_sums,
-)
+from keras_tinyalex.kernels.local_response_normalization import normalize
+from keras_tinyalex.kernels.window_sums import Window
 
 
 @keras.saving.register_keras_serializable(package="keras_tinyalex")
@@ -121,17 +116,8 @@ class LocalResponseNormalization(keras.Layer):  # type: ignore[misc]
         self.built = True
 
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
-        if training and (kernel := training_kernel(self._window, self._formula)):
-            return kernel(ops.cast(inputs, self.compute_dtype))
-        differentiable = training or keras.backend.backend() == "jax"
-        return self._formula(inputs, differentiable=bool(differentiable))
-
-    def _formula(self, inputs: Tensor, differentiable: bool = True) -> Tensor:
-        # base = bias + alpha * (sum of x ** 2 over the window);  y = x / base ** beta
-        # Half precision has too few digits, and 256**2 overflows float16.
-        x = ops.cast(inputs, wide_dtype(self.compute_dtype))
-        base = window_sums(ops.square(x), self._window, differentiable)
-        return ops.cast(x * inverse_power(base, self.beta), self.compute_dtype)
+        inputs = ops.cast(inputs, self.compute_dtype)
+        return normalize(inputs, self._window, bool(training))
 
     def compute_output_shape(
         self, input_shape: tuple[int | None, ...]

@@ -52,6 +52,7 @@ def tensorflow_rows(pair, x, upstream):
     ours = step(lambda x: run(layer, (x,), {"training": True}))
     peer = step(tf.nn.local_response_normalization)
     pair("tf.nn.local_response_normalization", ours, peer, 4)
+    pair("the same, training left out", step(layer), peer, 3.5)
     pair("one pass that scales", ours, step(scaling(tf)), 1 / 2.5)
 
 
@@ -84,6 +85,8 @@ def torch_rows(pair, x, upstream):
     ours = step(lambda x: layer(x, training=True), x, upstream)
     channels_last = [t.permute(0, 3, 1, 2) for t in (x, upstream)]
     channels_first = [t.contiguous() for t in channels_last]
+    peer = step(torch_lrn, *channels_first)
+    pair("torch, NCHW, training left out", step(layer, x, upstream), peer, 6)
     for layout, tensors in (("NCHW", channels_first), ("NHWC", channels_last)):
         against = f"torch local_response_norm, {layout}"
         pair(against, ours, step(torch_lrn, *tensors), 5)
@@ -129,6 +132,7 @@ def jax_rows(pair, x, upstream):
     ours = step(lambda x: layer(x, training=True))
     pair("jax banded product, autodiff", ours, step(product), 1)
     pair("jax lax.reduce_window", ours, step(window), 1)
+    pair("the same, training left out", step(layer), step(window), 1.3)
     pair("one pass that scales", ours, step(lambda x: x * 1.01), 0.4)
 
 

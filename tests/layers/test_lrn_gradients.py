@@ -161,12 +161,24 @@ def test_training_step_frees_its_output():
 def test_matrix_products_have_full_precision_on_gpus():
     import jax
 
-    layer = LocalResponseNormalization(1)
-    layer.build((2, 4))
+    layer = LocalResponseNormalization(20)  # too many channels for slices
+    layer.build((2, 30))
     gradient = jax.grad(lambda x: layer.call(x).sum())
-    text = str(jax.make_jaxpr(gradient)(np.ones((2, 4), "float32")))
+    text = str(jax.make_jaxpr(gradient)(np.ones((2, 30), "float32")))
     assert text.count("dot_general[") == 2  # forward and backward
     assert text.count("precision=(Precision.HIGHEST, Precision.HIGHEST)") == 2
+
+
+@pytest.mark.skipif(BACKEND == "tensorflow", reason="see `test_lrn_in_graphs`")
+@pytest.mark.parametrize("training", [True, False, None])
+def test_loops_that_do_not_say_training_use_the_kernel(monkeypatch, training):
+    used = []
+    name = "_torch_forward" if BACKEND == "torch" else "_jax_kernel"
+    kernel = getattr(kernels, name)
+    monkeypatch.setattr(kernels, name, lambda *given: used.append(1) or kernel(*given))
+    x = random(2, 3, 7)
+    input_gradient(LocalResponseNormalization(1), x, x, training)
+    assert used
 
 
 @pytest.mark.parametrize("beta", [0.5, 0.75, 1.0, 0.6, 2.0])

@@ -104,6 +104,33 @@ def test_only_steps_of_fit_are_compiled():
     assert in_training(model)(x).numpy().any()
 
 
+@pytest.mark.usefixtures("compiled_to_zeros")
+def test_a_frozen_layer_has_a_compiled_gradient():
+    """But no compiled output, which `predict` would wait for."""
+    layer = LocalResponseNormalization(*CONSTANTS)
+
+    def both(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = layer(x)
+        return y, tape.gradient(y, x)
+
+    y, dx = in_step_of_fit(both)(tf.ones((16, 3, 7)))
+    assert y.numpy().all()
+    assert not dx.numpy().any()
+
+
+@pytest.mark.parametrize("training", [False, None])
+def test_other_graphs_have_no_condition(training):
+    """Exporters trace them, and delegates of phones run no conditions."""
+    layer = LocalResponseNormalization(*CONSTANTS)
+    traced = tf.function(lambda x: layer(x, training=training))
+    graph = traced.get_concrete_function(tf.TensorSpec((None, 3, 7))).graph
+    kinds = {operation.type for operation in graph.get_operations()}
+    assert not {kind for kind in kinds if "If" in kind or "Call" in kind}
+    assert "IsNan" in kinds
+
+
 @pytest.mark.parametrize("jit_compile", ["auto", True])
 def test_fit_uses_the_compiled_kernel(monkeypatch, jit_compile):
     traced = []
