@@ -19,8 +19,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 # Of `fastest_dtype`: comparisons, and the ratio of times from which one wins clearly.
 MIN_ROUNDS, MAX_ROUNDS = 7, 50
 CLEARLY = 1.3
@@ -168,6 +166,7 @@ def fastest_dtype() -> tuple[str, str]:
         True
     """
     import keras
+    import numpy as np
 
     generator = np.random.default_rng(0)
     images = generator.standard_normal((16, 16, 16, 128)).astype(np.float32)

@@ -360,8 +360,9 @@ def test_wrong_arguments_exit_with_2(run, capsys, arguments, message):
 
 
 def test_choices_are_those_of_the_library():
-    """They are literals, so that `--help` imports no room for them."""
-    from keras_tinyalex import exporting
+    """They are literals, so that wrong arguments import no room for them."""
+    from keras_tinyalex import exporting, recipes
+    from keras_tinyalex.cli import parsing
     from keras_tinyalex.datasets.corruptions import CORRUPTIONS
     from keras_tinyalex.datasets.restructure import MODES
     from keras_tinyalex.tables import STYLES
@@ -387,6 +388,7 @@ def test_choices_are_those_of_the_library():
         "tune --tuner": sorted(TUNERS),
         "weights --format": ["huggingface"],
     }
+    assert list(parsing.RECIPES) == list(recipes.RECIPES)
 
 
 def test_debug_shows_the_traceback(run):

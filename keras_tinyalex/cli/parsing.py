@@ -8,8 +8,6 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-from keras_tinyalex import recipes
-
 # The JSON object that a command prints with --json.
 Result = dict[str, Any]
 Commands = Any  # what `add_subparsers` returns
@@ -23,7 +21,9 @@ CLASSES = (
     "a file with one per line, or 'all'"
 )
 DEFAULT_CLASSES = "all, but 20 of Tiny ImageNet"
-RECIPE = f"{', '.join(recipes.RECIPES)}, or a JSON file such as best.json of a search"
+# Names that stand here, too: so wrong arguments are answered before NumPy is loaded.
+RECIPES = ("baseline", "best", "best_long", "best_200", "robust", "fast", "fine_tune")
+RECIPE = f"{', '.join(RECIPES)}, or a JSON file such as best.json of a search"
 MODEL = "model file, or a name from 'keras-tinyalex weights list'"
 
 
