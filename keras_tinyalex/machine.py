@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
+import gc
 import math
 import os
 import platform
@@ -42,9 +43,10 @@ def load_keras() -> None:
         if not verbose:
             os.dup2(notices.fileno(), 2)
         try:
-            import keras
+            with _imports_kept():
+                import keras
 
-            keras.ops.zeros(1)
+                keras.ops.zeros(1)
         except BaseException:
             notices.seek(0)
             os.write(stderr, notices.read())
@@ -52,6 +54,24 @@ def load_keras() -> None:
         finally:
             os.dup2(stderr, 2)
             os.close(stderr)
+
+
+@contextlib.contextmanager
+def _imports_kept() -> Iterator[None]:
+    """Tells the garbage collector that what is imported here stays.
+
+    Keras and its backend are hundreds of thousands of objects. To look through them
+    again and again, and once more at exit, takes as long as a third of their import.
+    """
+    if "keras" in sys.modules or not gc.isenabled():
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+        gc.freeze()
+    finally:
+        gc.enable()
 
 
 @contextlib.contextmanager

@@ -140,3 +140,20 @@ keras.ops.ones(1)
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, env=variables, capture_output=True, check=True)
     assert bool(done.stderr) == notices
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_garbage_collector_skips_what_is_imported_and_works_as_before(enabled):
+    code = f"""
+import gc
+if not {enabled}:
+    gc.disable()
+from keras_tinyalex.machine import load_keras
+load_keras()
+found = [gc.isenabled(), gc.get_freeze_count() > 100_000]
+gc.unfreeze()
+load_keras()  # of a process that has Keras already
+print([*found, gc.get_freeze_count()])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == f"[{enabled}, {enabled}, 0]\n"

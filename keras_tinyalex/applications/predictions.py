@@ -119,7 +119,7 @@ def classify_files(
         images = [pixels for pixels in read if not isinstance(pixels, Exception)]
         rows: list[list[tuple[str, str, float]]] = []
         if images:
-            scores = model.predict(shape.arrange(np.stack(images)), verbose=0)
+            scores = model.predict_on_batch(shape.arrange(np.stack(images)))
             rows = decode_predictions(scores, top, class_names)
         for path, pixels in zip(batch, read, strict=True):
             if isinstance(pixels, Exception):
