@@ -57,6 +57,8 @@ CHOICES = {
 def variant_recipe(base, variant):
     """Returns a recipe with the fields of a name or a JSON object.
 
+    Its description is the variant.
+
     Raises:
         ValueError: If the variant is neither, or a field is unknown or out of its
             range.
@@ -79,7 +81,8 @@ def variant_recipe(base, variant):
     name = fields.get("augmentation")
     if isinstance(name, str) and "+" in name:
         augmentation.AUGMENTATIONS[name] = chain(name.split("+"))
-    recipe = dataclasses.replace(base, name=variant, **fields)
+    readable = re.sub(r"\W+", "-", variant, flags=re.ASCII).strip("-")[:60]
+    recipe = dataclasses.replace(base, name=readable, description=variant, **fields)
     augmentation.get(recipe.augmentation)  # `train` checks it only later
     return recipe
 
@@ -112,8 +115,7 @@ def trained(recipe, data, seed, output, corruptions):
     if corruptions:
         decisive["corruptions"] = True
     digest = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
-    readable = re.sub(r"\W+", "-", recipe.name, flags=re.ASCII).strip("-")[:60]
-    folder = output / f"{readable}-{digest[:12]}-seed{seed}"
+    folder = output / f"{recipe.name}-{digest[:12]}-seed{seed}"
     kept = folder.with_name(f"{folder.name}.json")
     if not kept.exists():
         begin = time.process_time()
@@ -160,7 +162,7 @@ def parse_arguments():
             base = dataclasses.replace(base, dtype=options.dtype)
     except (OSError, ValueError) as error:
         parser.error(str(error))
-    chosen = [base]
+    chosen = [dataclasses.replace(base, description=base.name)]
     for variant in options.variants or CHOICES:
         try:
             chosen.append(variant_recipe(base, variant))
@@ -186,7 +188,7 @@ def main():
         base_row = base_row or row
         gain = 100 * (base_row["accuracy"] - row["accuracy"])
         print(
-            f"| {recipe.name.replace('|', ' ')} | {row['accuracy']:.3f} "
+            f"| {recipe.description.replace('|', ' ')} | {row['accuracy']:.3f} "
             f"| {row['training_accuracy']:.3f} | {gain:+.1f} "
             f"| {base_row['cpu_seconds'] / row['cpu_seconds']:.2f} | {row['n']:,} |"
             + (f" {row['extra_accuracy']:.3f} |" if options.corruptions else ""),
