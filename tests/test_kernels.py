@@ -1,4 +1,4 @@
-"""Fused dense layers and batch normalization train as those of Keras."""
+"""Layers with operations of `kernels` train as those of Keras."""
 
 import dataclasses
 
@@ -12,9 +12,18 @@ pytestmark = pytest.mark.backend
 
 
 def fused_layers(model):
-    """The types of the layers with a replaced `call`, by name."""
-    others = [layer for layer in model.layers if hasattr(layer.call, "func")]
-    return {layer.name: type(layer) for layer in others}
+    """The names of the layers with a replaced `call`."""
+    return [layer.name for layer in model.layers if hasattr(layer.call, "func")]
+
+
+FUSED = {
+    "tensorflow": ["fc1", "fc2", "predictions"],
+    "jax": [],
+    "torch": [
+        *("block1_conv", "block1_pool", "block2_conv", "block2_pool"),
+        *("block3_conv1", "block3_conv2", "block3_conv3", "block3_pool"),
+    ],
+}
 
 
 def assert_one_step_is_the_same(plain, fused, x, y, tolerance):
@@ -33,7 +42,7 @@ def assert_one_step_is_the_same(plain, fused, x, y, tolerance):
 @pytest.mark.parametrize(
     ("dtype", "tolerance"), [("float32", 1e-4), ("mixed_bfloat16", 0.05)]
 )
-def test_fused_dense_layers_train_the_same(dtype, tolerance, tmp_path):
+def test_fused_layers_train_the_same(dtype, tolerance, tmp_path):
     recipe = dataclasses.replace(
         recipes.BASELINE, width_multiplier=1 / 16, dtype=dtype, dropout=0.0
     )
@@ -42,9 +51,7 @@ def test_fused_dense_layers_train_the_same(dtype, tolerance, tmp_path):
     labels = generator.integers(0, 20, 16)
     plain, fused = (building.build_model(recipe, seed=2) for _ in range(2))
     kernels.use_fused_ops(fused.layers)
-    on_tensorflow = keras.backend.backend() == "tensorflow"
-    names = ("fc1", "fc2", "predictions") if on_tensorflow else ()
-    assert fused_layers(fused) == dict.fromkeys(names, keras.layers.Dense)
+    assert fused_layers(fused) == FUSED[keras.backend.backend()]
     assert_one_step_is_the_same(plain, fused, images, labels, tolerance)
     assert plain.get_config() == fused.get_config()
     fused.save(tmp_path / "model.keras")
@@ -70,9 +77,8 @@ def test_fused_batch_norm_trains_the_same(dtype, tolerance, shape):
     fused = keras.models.clone_model(plain)
     fused.set_weights(plain.get_weights())
     kernels.use_fused_ops(fused.layers)
-    backend = keras.backend.backend()
-    types = fused_layers(fused).values()
-    assert (keras.layers.BatchNormalization in types) == (backend != "jax")
+    used = fused.layers[0].name in fused_layers(fused)
+    assert used == (keras.backend.backend() != "jax")
     generator = np.random.default_rng(0)
     x = generator.normal(3, 2, (8, *shape)).astype("float32")
     y = generator.integers(0, 3, 8)
@@ -84,3 +90,46 @@ def test_fused_batch_norm_trains_the_same(dtype, tolerance, shape):
     np.testing.assert_allclose(variance, 0.7 + 0.3 * x.var(axes), rtol=rtol)
     expected = plain.predict(x, verbose=0)
     np.testing.assert_allclose(fused.predict(x, verbose=0), expected, atol=tolerance)
+
+
+LAYERS = {
+    "same": lambda: keras.layers.Conv2D(5, 3, padding="same", activation="relu"),
+    "valid, no bias": lambda: keras.layers.Conv2D(5, (3, 2), use_bias=False),
+    "even": lambda: keras.layers.Conv2D(5, 2, padding="same"),
+    "strides": lambda: keras.layers.Conv2D(5, 3, strides=2, padding="same"),
+    "dilation": lambda: keras.layers.Conv2D(5, 3, dilation_rate=2),
+    "groups": lambda: keras.layers.Conv2D(6, 3, groups=3),
+    "channels first": lambda: keras.layers.Conv2D(5, 3, data_format="channels_first"),
+    "pool": lambda: keras.layers.MaxPooling2D(),
+    "pool, other strides": lambda: keras.layers.MaxPooling2D((3, 2), (1, 2)),
+    "pool, same": lambda: keras.layers.MaxPooling2D(2, padding="same"),
+}
+
+
+@pytest.mark.skipif(keras.backend.backend() != "torch", reason="torch")
+@pytest.mark.parametrize("make", LAYERS.values(), ids=LAYERS)
+def test_convolution_and_pooling_on_torch(make):
+    """They have the results and gradients of Keras, in the layout of the inputs."""
+    import torch
+
+    plain = make()
+    plain.build((8, 9, 7, 3))
+    fused = type(plain).from_config(plain.get_config())
+    fused.build((8, 9, 7, 3))
+    fused.set_weights(plain.get_weights())
+    kernels.use_fused_ops([fused])
+    assert hasattr(fused.call, "func")
+    x = np.random.default_rng(0).normal(size=(8, 9, 7, 3)).astype("float32")
+    found = []
+    for layer in (plain, fused):
+        leaf = torch.tensor(x, requires_grad=True)
+        y = layer(leaf)
+        (y**2).sum().backward()
+        found.append((y, leaf.grad, *(v.value.grad for v in layer.weights)))
+    for expected, result in zip(*found, strict=True):
+        np.testing.assert_allclose(
+            result.detach(), expected.detach(), rtol=1e-4, atol=1e-4
+        )
+    usual = plain.data_format == "channels_last" and plain.padding == "valid"
+    if usual and getattr(plain, "dilation_rate", (1, 1)) == (1, 1):
+        assert found[1][0].is_contiguous()

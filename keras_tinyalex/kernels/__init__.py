@@ -11,16 +11,17 @@ from collections.abc import Iterable
 
 import keras
 
-from keras_tinyalex.kernels import batch_normalization, dense
+from keras_tinyalex.kernels import batch_normalization, dense, spatial
 
 __all__ = ["use_fused_ops"]
 
 
 def use_fused_ops(layers: Iterable[keras.Layer]) -> None:
-    """Lets `Dense` and `BatchNormalization` layers train with fused operations.
+    """Lets layers train with the operations of this package.
 
-    Other layers, and those of subclasses, are left as they are. See
-    `kernels.dense` and `kernels.batch_normalization` for what is gained.
+    These are `Dense`, `BatchNormalization`, `Conv2D` and `MaxPooling2D`, where the
+    backend gains from it; each module says what. Other layers, and those of
+    subclasses, are left as they are.
 
     Args:
         layers: Layers of one's own to change in place, with biases and scales.
@@ -32,6 +33,10 @@ def use_fused_ops(layers: Iterable[keras.Layer]) -> None:
     """
     backend = keras.backend.backend()
     for layer in layers:
+        if type(layer) is keras.layers.Conv2D and backend in spatial.BACKENDS:
+            layer.call = functools.partial(spatial.convolve, layer)
+        if type(layer) is keras.layers.MaxPooling2D and backend in spatial.BACKENDS:
+            layer.call = functools.partial(spatial.max_pool, layer)
         if type(layer) is keras.layers.Dense and backend in dense.BACKENDS:
             layer.call = functools.partial(dense.call, layer)
         if (
