@@ -79,6 +79,7 @@ def _with_float_pooling(path: Path) -> Any:
     import onnx
 
     model = onnx.load(path)
+    _number_anew(model.graph)
     nodes = []
     for node in model.graph.node:
         nodes.append(node)
@@ -90,6 +91,33 @@ def _with_float_pooling(path: Path) -> Any:
     model.graph.node.extend(nodes)
     onnx.save(model, path)
     return model.graph
+
+
+def _number_anew(graph: Any) -> None:
+    """Gives the names that tf2onnx makes up, such as `Transpose__74`, other numbers.
+
+    Its own differ from process to process, and so would the files.
+    """
+    kept = {value.name for value in (*graph.input, *graph.output)}
+    numbers: dict[str, str] = {}
+
+    def rename(name: str) -> str:
+        if name in kept:
+            return name
+        if not (found := re.fullmatch(r"(.*)(__\d+)(:\d+)?", name)):
+            return name
+        base, number, output = found.groups()
+        # Of equal constants, any one is kept.
+        base = "const" if base.startswith("const_") else base
+        number = numbers.setdefault(number, f"__{len(numbers)}")
+        return base + number + (output or "")
+
+    for node in graph.node:
+        node.name = rename(node.name)
+        for field in (node.input, node.output):
+            field[:] = [rename(name) for name in field]
+    for value in (*graph.initializer, *graph.value_info):
+        value.name = rename(value.name)
 
 
 def _onnx_kernels(graph: Any) -> list[tuple[str, Any]]:
