@@ -240,8 +240,12 @@ def _tensorflow_kernel(x: Any, window: Window, training: bool) -> Any:
     of_fit = _is_step_of_fit()
     # A model that exporters trace gets no condition.
     checked = training or of_fit or tf.executing_eagerly()
-    compiled = of_fit and _is_compiled(x, window)
-    forward, backward = (None, None) if compiled is False else _xla_functions(window)
+
+    def compiled() -> Any:
+        return of_fit and _is_compiled(x, window)
+
+    def xla(index: int) -> Any:
+        return lambda *inputs: _xla_functions(window)[index](*inputs)
 
     def plain_forward(x: Any) -> tuple[Any, Any]:
         root = roots(x, window, checked)
@@ -254,7 +258,7 @@ def _tensorflow_kernel(x: Any, window: Window, training: bool) -> Any:
     @tf.custom_gradient  # type: ignore[untyped-decorator]
     def normalize(x: Any) -> tuple[Any, Kernel]:
         # Whoever predicts does not wait for a compiler.
-        y, root = _choose(training and compiled, forward, plain_forward, x)
+        y, root = _choose(training and compiled(), xla(0), plain_forward, x)
 
         @tf.custom_gradient  # type: ignore[untyped-decorator]
         def derivative(x: Any, dy: Any) -> tuple[Any, Kernel]:
@@ -264,7 +268,8 @@ def _tensorflow_kernel(x: Any, window: Window, training: bool) -> Any:
                     found = gradient_formula(x, dy, window)
                 return tape.gradient(found, (x, dy), upstream)
 
-            return _choose(compiled, backward, plain_backward, x, root, dy), second
+            dx = _choose(compiled(), xla(1), plain_backward, x, root, dy)
+            return dx, second
 
         return y, lambda upstream: derivative(x, upstream)
 
