@@ -1,19 +1,31 @@
 """Hand-written operations: the same results as Keras' own, in less time.
 
-Each module holds one operation, with a version for each backend that gains from it.
-Layers call them while they train; inference and files know nothing of them.
+Each module holds an operation, with a version for each backend that gains from it.
+Files know nothing of them, and neither does inference, but for that of LRN.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable
+from typing import Any
 
 import keras
 
 from keras_tinyalex.kernels import batch_normalization, dense, spatial
 
 __all__ = ["use_fused_ops"]
+
+# What replaces the `call` of a type of layers, and on which backends.
+_CALLS: dict[type[keras.Layer], tuple[Callable[..., Any], Collection[str]]] = {
+    keras.layers.BatchNormalization: (
+        batch_normalization.call,
+        batch_normalization.BACKENDS,
+    ),
+    keras.layers.Conv2D: (spatial.convolve, spatial.BACKENDS),
+    keras.layers.Dense: (dense.call, dense.BACKENDS),
+    keras.layers.MaxPooling2D: (spatial.max_pool, spatial.BACKENDS),
+}
 
 
 def use_fused_ops(layers: Iterable[keras.Layer]) -> None:
@@ -31,16 +43,7 @@ def use_fused_ops(layers: Iterable[keras.Layer]) -> None:
         >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
         >>> use_fused_ops(model.layers)
     """
-    backend = keras.backend.backend()
     for layer in layers:
-        if type(layer) is keras.layers.Conv2D and backend in spatial.BACKENDS:
-            layer.call = functools.partial(spatial.convolve, layer)
-        if type(layer) is keras.layers.MaxPooling2D and backend in spatial.BACKENDS:
-            layer.call = functools.partial(spatial.max_pool, layer)
-        if type(layer) is keras.layers.Dense and backend in dense.BACKENDS:
-            layer.call = functools.partial(dense.call, layer)
-        if (
-            type(layer) is keras.layers.BatchNormalization
-            and backend in batch_normalization.BACKENDS
-        ):
-            layer.call = functools.partial(batch_normalization.call, layer)
+        call, backends = _CALLS.get(type(layer), (None, ()))
+        if call and keras.backend.backend() in backends:
+            layer.call = functools.partial(call, layer)

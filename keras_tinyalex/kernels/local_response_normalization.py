@@ -12,6 +12,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_tinyalex.kernels.tracing import is_traced_by_torch
 from keras_tinyalex.kernels.window_sums import (
     FOR_INFINITY,
     FOR_NAN,
@@ -68,11 +69,7 @@ def _is_narrow(window: Window) -> bool:
 
 
 def _torch_kernel(x: Any, window: Window, training: bool) -> Any:
-    import torch
-
-    # `torch.compile` and exporters read the operations.
-    traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
-    if traced or not _is_plain(x):
+    if is_traced_by_torch() or not _is_plain(x):
         return formula(x, window, differentiable=training)
     return _torch_function().apply(x, window)
 
@@ -241,6 +238,7 @@ def _tensorflow_kernel(x: Any, window: Window, training: bool) -> Any:
     # A model that exporters trace gets no condition.
     checked = training or of_fit or tf.executing_eagerly()
 
+    @functools.cache
     def compiled() -> Any:
         return of_fit and _is_compiled(x, window)
 

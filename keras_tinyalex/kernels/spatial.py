@@ -11,6 +11,7 @@ from typing import Any
 import keras
 
 from keras_tinyalex.aliases import Tensor
+from keras_tinyalex.kernels.tracing import is_traced_by_torch
 
 BACKENDS = ("torch",)
 
@@ -50,6 +51,5 @@ def _trains(layer: Any) -> bool:
     """Whether a layer in channels last is differentiated, and no exporter reads it."""
     import torch
 
-    traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
-    differentiated = torch.is_grad_enabled() and not traced
+    differentiated = torch.is_grad_enabled() and not is_traced_by_torch()
     return differentiated and layer.data_format == "channels_last"
