@@ -6,8 +6,9 @@ Each backend trains in a process of its own, in the dtype that `--dtype auto` ch
 for it, and keeps freed memory, as `train` does. The processes alternate. A ratio is the
 time of TensorFlow divided by that of the backend.
 
-Another row for each backend gives the part of its step that the convolutions take, each
-measured alone, forward and backward, in the same process: the framework's own time.
+Other rows for each backend give the same for a model with `compile` and `fit` of one's
+own, and the part of the step that the convolutions take, each measured alone, forward
+and backward, in the same process: the framework's own time.
 """
 
 import functools
@@ -95,12 +96,15 @@ def measure_here():
     keep_freed_memory()
     dtype, _ = fastest_dtype()
     x, y = images(BATCH_SIZE * STEPS)
-    epoch = epoch_of(ours(dtype), our_batches(x, y, BATCH_SIZE))
-    epoch()
-    epoch()
-    step = statistics.median(seconds(epoch) for _ in range(5)) / STEPS
+    batches = our_batches(x, y, BATCH_SIZE)
+    steps = []
+    for fused in (True, False):
+        epoch = epoch_of(ours(dtype, fused), batches)
+        epoch()
+        epoch()
+        steps.append(statistics.median(seconds(epoch) for _ in range(5)) / STEPS)
     convolutions = convolution_seconds(keras.dtype_policies.get(dtype).compute_dtype)
-    print(json.dumps([step, convolutions, dtype]))
+    print(json.dumps([*steps, convolutions, dtype]))
 
 
 def main(rounds=3):
@@ -112,17 +116,20 @@ def main(rounds=3):
             command = [sys.executable, __file__, "here"]
             text = subprocess.check_output(command, text=True, env=environment)
             found[backend].append(json.loads(text.splitlines()[-1]))
-    base = [step for step, _, _ in found["tensorflow"]]
-    for backend, results in found.items():
-        steps, convolutions, dtypes = zip(*results, strict=True)
-        name = f"training step of {BATCH_SIZE}, {backend}, {dtypes[0]}"
-        times = {"ours_ms": statistics.median(steps) * 1e3, "rounds": rounds}
+    base = [step for step, *_ in found["tensorflow"]]
+
+    def compare(what, steps, target=None):
         ratio = statistics.median(a / b for a, b in zip(base, steps, strict=True))
-        row(name, "on TensorFlow", ratio, 1 / 1.6, **times)
-        part = statistics.median(
-            c / s for c, s in zip(convolutions, steps, strict=True)
-        )
-        row(name, "of which convolutions", part)
+        times = {"ours_ms": statistics.median(steps) * 1e3, "rounds": rounds}
+        row(what, "that of `train` on TensorFlow", ratio, target, **times)
+
+    for backend, results in found.items():
+        steps, plain, convolutions, dtypes = zip(*results, strict=True)
+        name = f"training step of {BATCH_SIZE}, {backend}, {dtypes[0]}"
+        compare(name, steps, 1 / 1.6)
+        compare(f"{name}, own fit", plain)
+        parts = [c / s for c, s in zip(convolutions, steps, strict=True)]
+        row(name, "of which convolutions", statistics.median(parts))
 
 
 if __name__ == "__main__":

@@ -29,12 +29,14 @@ def compiled(model, dtype=None):
     return model
 
 
-def ours(dtype):
+def ours(dtype, fused=True):
+    """With the operations of `train`, or as after `compile` of one's own."""
     policy = keras.config.dtype_policy()
     keras.config.set_dtype_policy(dtype)
     try:
         model = AlexNetMini()
-        use_fused_ops(model.layers)  # as `train` does
+        if fused:
+            use_fused_ops(model.layers)
         return compiled(model)
     finally:
         keras.config.set_dtype_policy(policy)
