@@ -116,7 +116,9 @@ class Network:
         # costs most there.
         if not self.folded_batch_norm or name == FIRST_LAYER:
             return make(activation="relu", name=name)(x)
-        x = self._batch_norm(f"{name}_bn", momentum=0.95)(make(name=name)(x))
+        # A bias before it would change nothing: its gradient is rounding noise.
+        x = make(use_bias=False, name=name)(x)
+        x = self._batch_norm(f"{name}_bn", momentum=0.95)(x)
         return layers.ReLU(name=f"{name}_relu")(x)
 
     def _normalized(self, x: Tensor, block: str) -> Tensor:

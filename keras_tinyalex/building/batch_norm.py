@@ -23,7 +23,7 @@ def fold_batch_norm(
 
     Batch normalization of a recipe with `folded_batch_norm` first gets its
     statistics from images at full resolution without dropout, which training
-    may not have seen. Then it is folded into the kernel and bias before it,
+    may not have seen. Then it is folded into the kernel before it and a bias,
     with the same outputs (Jacob et al., 2017,
     https://arxiv.org/abs/1712.05877).
 
@@ -51,10 +51,9 @@ def fold_batch_norm(
     for layer in plain.layers:
         weights = trained[layer.name].get_weights()
         if norm := trained.get(f"{layer.name}_bn"):
-            kernel, bias = weights
             gamma, beta, mean, variance = norm.get_weights()
             scale = gamma / np.sqrt(variance + norm.epsilon)
-            weights = [kernel * scale, (bias - mean) * scale + beta]
+            weights = [weights[0] * scale, beta - mean * scale]
         layer.set_weights(weights)
     return plain
 
@@ -66,9 +65,9 @@ def unfold_batch_norm(
 
     The reverse of `fold_batch_norm`, to go on training from its result: the
     network computes the same. Kernels are scaled so that all activations
-    before a normalization have mean 0 and variance 1, as in a network that
-    starts with `recipe.initialization`, since learning rates and weight decay
-    are made for such kernels.
+    before a normalization have variance 1, as in a network that starts with
+    `recipe.initialization`, since learning rates and weight decay are made for
+    such kernels.
 
     Args:
         model: A model from `build_model` without `folded_batch_norm`.
@@ -88,11 +87,15 @@ def unfold_batch_norm(
         num_classes=model.output_shape[-1],
         input_shape=model.input_shape[1:],
     )
-    for layer in model.layers:
-        unfolded.get_layer(layer.name).set_weights(layer.get_weights())
     norms = _batch_norms(unfolded)
-    for norm in norms:  # without effect until all have their statistics
-        norm.moving_variance.assign(norm.moving_variance - norm.epsilon)
+    normalized = {norm.name.removesuffix("_bn"): norm for norm in norms}
+    for layer in model.layers:
+        weights = layer.get_weights()
+        if norm := normalized.get(layer.name):
+            # Adds the bias, and nothing more until all have their statistics.
+            norm.beta.assign(weights.pop())
+            norm.moving_variance.assign(norm.moving_variance - norm.epsilon)
+        unfolded.get_layer(layer.name).set_weights(weights)
     inputs = keras.Model(unfolded.input, [norm.input for norm in norms])
     moments = [_moments(inputs(batch)) for batch in _batches_of(images, seed)]
     scale = 1.0
@@ -127,12 +130,12 @@ def _normalize(
     # A channel that is always 0 must not start to amplify rounding errors.
     divisor = np.maximum(deviation, max(1e-2 * deviation.max(), 1e-6))
     variance = (deviation / divisor) ** 2  # 1 but for such channels
-    kernel, bias = layer.get_weights()
-    layer.set_weights([kernel * scale / divisor, (bias - mean) / divisor])
+    layer.kernel.assign(ops.convert_to_numpy(layer.kernel) * scale / divisor)
     # LRN, after block 2, is not the same for activations of another scale.
     scale = 1.0 if layer.name.startswith("block2") else float(divisor.mean())
     gamma = divisor / scale * np.sqrt(variance + norm.epsilon)
-    norm.set_weights([gamma, mean / scale, np.zeros_like(mean), variance])
+    beta = (mean + ops.convert_to_numpy(norm.beta)) / scale
+    norm.set_weights([gamma, beta, mean / divisor, variance])
     return scale
 
 

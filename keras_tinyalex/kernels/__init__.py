@@ -36,8 +36,9 @@ def use_fused_ops(layers: Iterable[keras.Layer]) -> None:
     subclasses, are left as they are.
 
     Args:
-        layers: Layers of one's own to change in place, with biases and scales.
-            Their configs and files stay the same.
+        layers: Layers of one's own to change in place, those of batch
+            normalization with scales and offsets. Their configs and files stay
+            the same.
 
     Examples:
         >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])

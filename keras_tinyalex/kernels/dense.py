@@ -25,7 +25,9 @@ def call(
     if not training:
         return keras.layers.Dense.call(layer, inputs, training=training)
     outputs = _matmul()(inputs, keras.ops.convert_to_tensor(layer.kernel))
-    return layer.activation(keras.ops.add(outputs, layer.bias))
+    if layer.use_bias:
+        outputs = keras.ops.add(outputs, layer.bias)
+    return layer.activation(outputs)
 
 
 @functools.cache
