@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from typing import Any
 
 import keras
 import numpy as np
@@ -87,8 +88,9 @@ def unfold_batch_norm(
         num_classes=model.output_shape[-1],
         input_shape=model.input_shape[1:],
     )
-    norms = _batch_norms(unfolded)
-    normalized = {norm.name.removesuffix("_bn"): norm for norm in norms}
+    normalized = {
+        norm.name.removesuffix("_bn"): norm for norm in _batch_norms(unfolded)
+    }
     for layer in model.layers:
         weights = layer.get_weights()
         if norm := normalized.get(layer.name):
@@ -96,12 +98,14 @@ def unfold_batch_norm(
             norm.beta.assign(weights.pop())
             norm.moving_variance.assign(norm.moving_variance - norm.epsilon)
         unfolded.get_layer(layer.name).set_weights(weights)
-    inputs = keras.Model(unfolded.input, [norm.input for norm in norms])
-    moments = [_moments(inputs(batch)) for batch in _batches_of(images, seed)]
     scale = 1.0
-    for norm, values in zip(norms, zip(*moments, strict=True), strict=True):
-        layer = unfolded.get_layer(norm.name.removesuffix("_bn"))
-        scale = _normalize(layer, norm, np.mean(values, axis=0), scale)
+    moments = _batch_moments(unfolded, images, seed, training=False)
+    for (name, norm), (means, variances) in zip(
+        normalized.items(), moments, strict=True
+    ):
+        variance = variances.mean(axis=0) + means.var(axis=0)  # of all batches
+        statistics = means.mean(axis=0), variance
+        scale = _normalize(unfolded.get_layer(name), norm, *statistics, scale)
     classifier = unfolded.get_layer(CLASSIFIER)
     kernel, bias = classifier.get_weights()
     classifier.set_weights([kernel * scale, bias])
@@ -111,7 +115,8 @@ def unfold_batch_norm(
 def _normalize(
     layer: keras.Layer,
     norm: keras.Layer,
-    moments: npt.NDArray[np.float64],
+    mean: npt.NDArray[np.float64],
+    variance: npt.NDArray[np.float64],
     scale: float,
 ) -> float:
     """Normalizes what a layer gives, and undoes it in the normalization after it.
@@ -119,14 +124,14 @@ def _normalize(
     Args:
         layer: A convolution or dense layer.
         norm: The `BatchNormalization` after it.
-        moments: Means of each of its channels and of its square.
+        mean: Mean of each channel that the layer gives.
+        variance: Its variance.
         scale: By what the inputs of the layer have been divided.
 
     Returns:
         By what its outputs are divided.
     """
-    mean, square = moments
-    deviation = np.sqrt(np.maximum(square - mean**2, 0))
+    deviation = np.sqrt(variance)
     # A channel that is always 0 must not start to amplify rounding errors.
     divisor = np.maximum(deviation, max(1e-2 * deviation.max(), 1e-6))
     variance = (deviation / divisor) ** 2  # 1 but for such channels
@@ -139,36 +144,68 @@ def _normalize(
     return scale
 
 
-def _moments(activations: list[Tensor]) -> list[npt.NDArray[np.float64]]:
-    """Returns the means of each channel and of its square."""
-    arrays = [ops.convert_to_numpy(ops.cast(x, "float32")) for x in activations]
-    rows = [array.reshape(-1, array.shape[-1]) for array in arrays]
-    return [
-        np.stack([row.mean(0, dtype=np.float64), (row**2).mean(0, dtype=np.float64)])
-        for row in rows
+def _estimate_statistics(model: keras.Model, images: Images, seed: int) -> None:
+    """Sets the means and variances of batch normalization from images."""
+    moments = _batch_moments(model, images, seed, training=True)
+    for norm, (means, variances) in zip(_batch_norms(model), moments, strict=True):
+        norm.moving_mean.assign(means.mean(axis=0))
+        norm.moving_variance.assign(variances.mean(axis=0))
+
+
+def _batch_moments(
+    model: keras.Model, images: Images, seed: int, training: bool
+) -> list[tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]]:
+    """Returns what each batch normalization has to normalize, without dropout.
+
+    Args:
+        model: A model from `build`.
+        images: Training images, uint8 `(N, H, W, C)`; up to 1,024 are used.
+        seed: Seed >= 0 of their choice.
+        training: Whether batches are normalized by their own statistics, as in
+            training.
+
+    Returns:
+        For each normalization the means and variances of its inputs, arrays
+        `(batches, channels)`.
+    """
+    norms = _batch_norms(model)
+    moments: list[Tensor] = []
+
+    def call(layer: keras.Layer, x: Tensor, **arguments: Any) -> Tensor:
+        if layer not in norms:
+            return layer(x, **arguments)
+        wide = ops.cast(x, "float32")
+        mean, variance = ops.moments(wide, axes=tuple(range(len(x.shape) - 1)))
+        moments.extend((mean, variance))
+        if not training:
+            return layer(x, **arguments)
+        # `predict` would not let the layer train.
+        offset, scale = (ops.convert_to_tensor(w) for w in (layer.beta, layer.gamma))
+        outputs = ops.batch_normalization(
+            wide, mean, variance, -1, offset, scale, layer.epsilon
+        )
+        return ops.cast(outputs, layer.compute_dtype)
+
+    # The layers are shared, not copied.
+    cloned = keras.models.clone_model(
+        model, clone_function=lambda layer: layer, call_function=call
+    )
+    measure = keras.Model(cloned.input, moments)
+    batches = [measure.predict_on_batch(batch) for batch in _batches_of(images, seed)]
+    arrays = [
+        np.stack(values).astype(np.float64) for values in zip(*batches, strict=True)
     ]
+    return list(zip(arrays[::2], arrays[1::2], strict=True))
 
 
 def _batch_norms(model: keras.Model) -> list[keras.Layer]:
+    """The layers of batch normalization, in their order."""
     norm = keras.layers.BatchNormalization
     return [layer for layer in model.layers if isinstance(layer, norm)]
 
 
-def _batches_of(images: Images, seed: int) -> Iterator[Tensor]:
+def _batches_of(images: Images, seed: int) -> Iterator[Images]:
     """Yields up to 1,024 of the images, in batches of about 64."""
     order = np.random.default_rng(seed).permutation(len(images))[:1024]
     for part in np.array_split(order, max(1, len(order) // 64)):
-        yield ops.convert_to_tensor(images[np.sort(part)])
-
-
-def _estimate_statistics(model: keras.Model, images: Images, seed: int) -> None:
-    """Sets the means and variances of batch normalization from images."""
-    layers = _batch_norms(model)
-    momentums = [layer.momentum for layer in layers]
-    for number, x in enumerate(_batches_of(images, seed)):
-        for layer in layers:
-            layer.momentum = number / (number + 1)  # the mean of all batches
-        for layer in model.layers[1:]:
-            x = layer(x, training=True) if layer in layers else layer(x)
-    for layer, momentum in zip(layers, momentums, strict=True):
-        layer.momentum = momentum
+        yield images[np.sort(part)]
