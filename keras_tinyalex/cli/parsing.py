@@ -13,8 +13,8 @@ Result = dict[str, Any]
 Commands = Any  # what `add_subparsers` returns
 
 SOURCE = (
-    "official folder or zip, restructured folder, folder of class folders, or "
-    "'sample' (generated, no download)"
+    "official folder or zip, restructured folder, folder of class folders, .npz files "
+    "of downsampled ImageNet, or 'sample' (generated, no download)"
 )
 CLASSES = (
     "number of classes (the first N in sorted order), comma separated wnids or names, "

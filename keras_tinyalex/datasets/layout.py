@@ -79,6 +79,8 @@ def open_source(source: PathLike) -> Source:
             * a folder with `train/<class>/*` and optionally
               `val/<class>/*`; also by the names in
               `known_files.SPLIT_NAMES`;
+            * a folder of the .npz files of downsampled ImageNet, or one of
+              them; see `datasets.arrays`;
             * any other folder of class folders. All its images are
               `"train"`.
 

@@ -255,7 +255,7 @@ def verify(source: PathLike, progress: bool = False) -> Verification:
     opened = open_source(source)
     images = {i.name for found in opened.images.values() for i in found}
     # A damaged name in a zip hides an image, so all files are read.
-    names = sorted(images.union(opened.tree.names() if opened.is_zip else ()))
+    names = sorted(images.union(() if opened.has_files else opened.tree.names()))
     misnamed = []
 
     def check(name: str) -> tuple[str, str] | None:

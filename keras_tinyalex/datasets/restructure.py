@@ -234,11 +234,11 @@ def _list_files(plan: Plan, source: Source, mode: str) -> list[dict[str, Any]]:
         OSError: If a file is missing.
         ValueError: If the source does not allow the mode.
     """
-    if source.is_zip:
+    if not source.has_files:
         if mode != "copy":
             raise ValueError(
-                "`mode` must be 'copy' if the source is a zip file, whose images "
-                f"cannot be linked or moved. Received: mode={mode!r}"
+                "`mode` must be 'copy' if the images are inside a file, such as a zip, "
+                f"where they cannot be linked or moved. Received: mode={mode!r}"
             )
         sizes = (source.tree.size(move.image.name) for move in plan.moves)
         return [

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from keras_tinyalex.aliases import Labels, PathLike
 from keras_tinyalex.datasets.classes import Classes, select_classes
-from keras_tinyalex.datasets.trees import Tree, ZipTree
+from keras_tinyalex.datasets.trees import FolderTree, Tree
 
 # The part of the training images that is held out where a source has no val images.
 VALIDATION_SPLIT = 0.1
@@ -80,11 +80,11 @@ class LeftOut:
 
 
 class Source:
-    """The labelled images of a folder or zip, from `open_source`.
+    """The labelled images of a folder, zip or .npz files, from `open_source`.
 
     Attributes:
         location: Path of the folder or zip.
-        is_zip: Whether the source is a zip file.
+        has_files: Whether each image is a file of its own.
         images: Dictionary from the splits `"train"` and, if the source has
             one, `"val"` to tuples of `LabelledImage`, sorted by class and
             name.
@@ -103,7 +103,7 @@ class Source:
         problems: Mapping[str, str] | None = None,
     ) -> None:
         self.location = tree.location
-        self.is_zip = isinstance(tree, ZipTree)
+        self.has_files = isinstance(tree, FolderTree)
         self.images = {
             split: tuple(sorted(found, key=lambda i: (i.class_name, i.name)))
             for split, found in images.items()
@@ -237,8 +237,8 @@ class Source:
 
         A string, because making 110,000 `Path` objects takes too long.
         """
-        if self.is_zip:
-            raise ValueError(f"Images inside a zip have no path. Received: {self!r}")
+        if not self.has_files:
+            raise ValueError(f"Images inside a file have no path. Received: {self!r}")
         return f"{self.location}/{image.name}"
 
     def __repr__(self) -> str:

@@ -72,7 +72,8 @@ def load_data(
 
     Args:
         source: An official folder or zip file, a restructured folder, any
-            folder of class folders, or `"sample"` (the embedded sample).
+            folder of class folders, .npz files of downsampled ImageNet, or
+            `"sample"` (the embedded sample).
         classes: `None` (default) for all classes, an integer n for the first
             n sorted wnids, a list of wnids or names, or the path of a file
             with one of these per line.

@@ -10,7 +10,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
-from keras_tinyalex.datasets.known_files import conversion, is_system_name
+from keras_tinyalex.datasets.images import IMAGE_SUFFIXES
+from keras_tinyalex.datasets.known_files import conversion, is_system_name, suffix_of
 
 # The deepest layout is tiny-imagenet-200/train/<wnid>/images/<file>.
 MAX_DEPTH = 8
@@ -213,14 +214,23 @@ def _check_readable(info: zipfile.ZipInfo, path: Path) -> None:
 
 
 def open_tree(location: Path) -> Tree:
-    """Opens a folder or a zip.
+    """Opens a folder, a zip or .npz files of downsampled ImageNet.
 
     Raises:
-        ValueError: If it is another kind of file, or a zip that is damaged or
-            cannot be unpacked.
+        ValueError: If it is another kind of file, or one that is damaged or cannot
+            be unpacked.
     """
+    from keras_tinyalex.datasets.arrays import BATCH, ArrayTree
+
     if location.is_dir():
-        return FolderTree(location)
+        tree = FolderTree(location)
+        arrays = [name for name in tree.names() if name.endswith(".npz")]
+        arrays = list(filter(BATCH.fullmatch, arrays))
+        if arrays and not IMAGE_SUFFIXES.keys() & map(suffix_of, tree.names()):
+            return ArrayTree(location, arrays, tree.folders)
+        return tree
+    if BATCH.fullmatch(location.name):
+        return ArrayTree(location, [location.name])
     suffix = location.suffix.lower()
     if suffix != ".zip" and (cure := conversion(suffix)):
         raise ValueError(

@@ -18,7 +18,7 @@ def counts(source):
 
 def test_official_folder(official_folder):
     source = open_source(official_folder)
-    assert not source.is_zip
+    assert source.has_files
     assert source.class_names == WNIDS
     assert counts(source) == {"train": 24, "val": 6}
     # By the annotations, val_1 is of the second class.
@@ -34,7 +34,7 @@ def test_parent_folder_of_the_dataset(official_folder):
 
 def test_zip_has_the_images_of_the_folder(official_folder, official_zip):
     folder, archive = open_source(official_folder), open_source(official_zip)
-    assert archive.is_zip
+    assert not archive.has_files
     assert archive.class_names == folder.class_names
     assert [i.class_name for i in archive.images["val"]] == [
         i.class_name for i in folder.images["val"]
@@ -45,7 +45,7 @@ def test_zip_has_the_images_of_the_folder(official_folder, official_zip):
         "tiny-imagenet-200.zip!tiny-imagenet-200/train/n01443537/images/"
         "n01443537_0.JPEG"
     )
-    with pytest.raises(ValueError, match="inside a zip have no path"):
+    with pytest.raises(ValueError, match="inside a file have no path"):
         archive.path(image)
 
 
