@@ -16,7 +16,7 @@ from keras_tinyalex import augmentation as augmentations
 from keras_tinyalex.aliases import Images, Labels
 from keras_tinyalex.arguments import check_integer
 from keras_tinyalex.augmentation import Augmentation, Mixing
-from keras_tinyalex.datasets.cache import release
+from keras_tinyalex.datasets.cache import read_ahead, release
 from keras_tinyalex.datasets.source import choose_held_out
 
 if TYPE_CHECKING:
@@ -207,6 +207,7 @@ class Batches(keras.utils.PyDataset):  # type: ignore[misc]
     def _batch(self, epoch: int, index: int) -> tuple[npt.NDArray[Any], ...]:
         first = index * self.batch_size
         chosen = self._epoch_order(epoch)[first : first + self.batch_size]
+        read_ahead(self.data.images, chosen)
         images = self.data.images[chosen]
         # A system may map a megabyte for each image that is read. This takes less
         # than a millisecond for 128 images.

@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
+from filelock import FileLock
 
 from keras_tinyalex.aliases import Images
 from keras_tinyalex.datasets.source import LabelledImage, Source
@@ -61,12 +63,11 @@ def load_or_decode(
         with contextlib.suppress(OSError):  # a full or read-only disk
             path.parent.mkdir(parents=True, exist_ok=True)
             _remove_stale(path.parent)
-            with atomic_write(path, concurrent=True) as file:
-                header = {"descr": "|u1", "fortran_order": False, "shape": shape}
-                np.lib.format.write_array_header_1_0(file, header)
-                for chunk in decode():
-                    file.write(chunk.data)
-            pixels = _open_entry(path, shape)
+            with _one_at_a_time(path):
+                pixels = _open_entry(path, shape)  # another process may have written it
+                if pixels is None:
+                    _write_entry(path, shape, decode())
+                    pixels = _open_entry(path, shape)
     # Without the cache it works, only slower.
     return concatenate(decode(), shape) if pixels is None else pixels
 
@@ -95,11 +96,59 @@ def release(images: Images) -> None:
     They stay in the memory of the system as long as it has room, and are read
     again when used. Arrays that are not mapped stay as they are.
     """
+    if memory := _mapped(images):
+        memory.madvise(mmap.MADV_DONTNEED)
+
+
+def read_ahead(images: Images, chosen: npt.NDArray[np.int64]) -> None:
+    """Lets the system read mapped images from disk all at once.
+
+    It would read them one after the other, each when its memory is used, and much of
+    the file around it: a twentieth of the images a second.
+
+    Args:
+        images: Arrays that are not mapped stay as they are.
+        chosen: Indices of the images that are used next.
+    """
+    if memory := _mapped(images):
+        start = images.ctypes.data - np.frombuffer(memory, np.uint8).ctypes.data
+        size = images.strides[0]
+        for offset in (start + size * chosen).tolist():
+            page = offset % mmap.PAGESIZE
+            memory.madvise(mmap.MADV_WILLNEED, offset - page, page + size)
+
+
+def _mapped(images: Images) -> mmap.mmap | None:
+    """Returns the mapped memory of images, where the system takes advice on it."""
     base: object = images
     while isinstance(base, np.ndarray):
         base = base.base
-    if isinstance(base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):  # not Windows
-        base.madvise(mmap.MADV_DONTNEED)
+    if isinstance(base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        return base
+    return None  # as on Windows
+
+
+@contextlib.contextmanager
+def _one_at_a_time(path: Path) -> Iterator[None]:
+    """Lets processes wait for the one that decodes the images of an entry."""
+    lock = FileLock(f"{path}.lock")
+    with contextlib.suppress(OSError, NotImplementedError):  # a disk without locks
+        lock.acquire()
+    try:
+        yield
+    finally:
+        if lock.is_locked:
+            with contextlib.suppress(OSError):
+                Path(lock.lock_file).unlink()
+        lock.release()
+
+
+def _write_entry(path: Path, shape: tuple[int, ...], chunks: Iterable[Images]) -> None:
+    with atomic_write(path, concurrent=True) as file:
+        header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        for chunk in chunks:
+            file.write(chunk.data)
 
 
 def _open_entry(path: Path, shape: tuple[int, ...]) -> Images | None:

@@ -1,7 +1,10 @@
 """The cache of decoded images: filled once, and again when a file changes."""
 
 import errno
+import mmap
 import os
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -200,3 +203,51 @@ def test_reading_mapped_images_takes_the_memory_of_a_part(tmp_path, monkeypatch)
     assert digest == runs.data_digest(LabelledArrays(images, labels, ("a", "b"), names))
     assert mapped.sum() == images.sum()
     assert mapped_megabytes() - before > 40
+
+
+@pytest.mark.skipif(not hasattr(mmap, "MADV_WILLNEED"), reason="no such advice")
+def test_images_are_read_ahead_from_the_pages_that_hold_them(tmp_path):
+    advice = []
+
+    class Recorder(mmap.mmap):
+        def madvise(self, *arguments):
+            advice.append(arguments)
+
+    path = tmp_path / "images.npy"
+    np.save(path, np.zeros((5, 64, 64, 3), np.uint8))  # after a header of 128 bytes
+    with path.open("rb") as file:
+        memory = Recorder(file.fileno(), 0, access=mmap.ACCESS_READ)
+    images = np.ndarray((5, 64, 64, 3), np.uint8, memory, offset=128)
+    cache.read_ahead(images, np.array([4, 0]))
+    # Image 4 is at 128 + 4 * 12,288 = 49,280 = 12 pages of 4,096 and 128 bytes.
+    page = mmap.PAGESIZE
+    assert advice == [
+        (mmap.MADV_WILLNEED, offset // page * page, offset % page + 12_288)
+        for offset in (49_280, 128)
+    ]
+    cache.read_ahead(np.zeros((5, 64, 64, 3), np.uint8), np.array([4]))
+    assert len(advice) == 2
+
+
+def test_processes_that_start_together_decode_once(official_folder):
+    """The second one waits for the entry, as the processes of one training do."""
+    code = (
+        "import sys, time\n"
+        "from keras_tinyalex.datasets import cache\n"
+        "from keras_tinyalex.datasets.layout import open_source\n"
+        "import numpy as np\n"
+        "source = open_source(sys.argv[1])\n"
+        "def decode():\n"
+        "    print('decoding', flush=True)\n"
+        "    time.sleep(2)\n"
+        "    yield np.ones((24, 2, 2, 3), np.uint8)\n"
+        "images = source.images['train']\n"
+        "print(cache.load_or_decode(source, images, (2, 2, 3), decode).sum())\n"
+    )
+    command = [sys.executable, "-c", code, str(official_folder)]
+    started = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)
+    ]
+    outputs = [process.communicate(timeout=120)[0].split() for process in started]
+    assert sorted(outputs) == [["288"], ["decoding", "288"]]
+    assert not list(cache.cache_folder().glob("*.lock"))
