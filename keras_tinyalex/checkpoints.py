@@ -155,6 +155,15 @@ class BestWeights(keras.callbacks.Callback):  # type: ignore[misc]
         return self.epoch
 
 
+def copy_state(source: keras.Model, target: keras.Model) -> None:
+    """Gives the weights, seeds and optimizer state of a model to one of its kind."""
+    for model in (source, target):
+        model.optimizer.build(model.trainable_variables)
+    variables = _state_variables(source)
+    for name, variable in _state_variables(target).items():
+        variable.assign(keras.ops.convert_to_numpy(variables[name]))
+
+
 def _save(path: Path, arrays: dict[str, Any], epoch: int) -> None:
     path.parent.mkdir(exist_ok=True)
     try:

@@ -13,9 +13,10 @@ from keras_tinyalex import augmentation
 from keras_tinyalex.aliases import PathLike
 from keras_tinyalex.building import build, half_resolution_model
 from keras_tinyalex.callbacks import History, ProgressReport, TensorBoardScalars
-from keras_tinyalex.checkpoints import BestWeights, Checkpoint
+from keras_tinyalex.checkpoints import BestWeights, Checkpoint, copy_state
 from keras_tinyalex.comparing import HISTORY_FILE
 from keras_tinyalex.datasets.batches import Batches, LabelledArrays
+from keras_tinyalex.devices import copy_to
 from keras_tinyalex.machine import channels_last, keep_freed_memory
 from keras_tinyalex.progress import Progress
 from keras_tinyalex.recipes import Recipe
@@ -33,12 +34,15 @@ class ResumableFit:
         weights: Where training starts, as in `AlexNetMini`, or `None`.
         keep: The epoch whose weights the model has in the end: `"last"`
             (default) or `"best"`; see `BestWeights`.
+        distribution: Over the devices to train on, from `devices.distribution`.
+            Defaults to `None`: one device.
 
     Attributes:
-        model: The compiled model, with the weights of the newest checkpoint.
+        model: The compiled model, on one device. After `run` it is trained.
         history: The `History`, with the epochs up to it.
         val_batches: Batches of `val_data`.
         initial_epoch: Number of epochs that are done.
+        devices: Number of devices that train.
         kept_epoch: The epoch whose weights the model has after `run`, or
             `None`: the last.
     """
@@ -53,9 +57,17 @@ class ResumableFit:
         folder: Path,
         weights: PathLike | None = None,
         keep: str = "last",
+        distribution: keras.distribution.DataParallel | None = None,
     ) -> None:
         self.recipe = recipe
         self.model = build(recipe, train_data, seed, weights)
+        self._distribution = distribution
+        self.devices = distribution.num_model_replicas if distribution else 1
+        # What trains: a copy on all devices, or the model itself.
+        self._network = self.model
+        if distribution:
+            images = len(train_data.labels)
+            self._network = copy_to(distribution, self.model, recipe, images)
         self.batches, self.val_batches = make_batches(
             recipe, train_data, val_data, seed
         )
@@ -66,7 +78,7 @@ class ResumableFit:
         self._checkpoint = Checkpoint(checkpoints, self.batches, self.history)
         self._best = BestWeights(checkpoints, self.history) if keep == "best" else None
         self.kept_epoch: int | None = None
-        self.initial_epoch = self._checkpoint.restore(self.model)
+        self.initial_epoch = self._checkpoint.restore(self._network)
 
     def run(
         self,
@@ -100,25 +112,28 @@ class ResumableFit:
             report = ProgressReport(
                 bar, epochs, self.batches, self.history, epoch_lines
             )
-            fit(
-                self.model,
-                self.recipe,
-                self.batches,
-                self.val_batches,
-                epochs,
-                initial_epoch=self.initial_epoch,
-                verbose=0,
-                callbacks=[
-                    *([users] if callbacks else []),
-                    self.history,
-                    *([self._best] if self._best else []),
-                    self._checkpoint,
-                    TensorBoardScalars(tensorboard, self.history),
-                    report,
-                ],
-            )
+            with self._distribution.scope() if self._distribution else nullcontext():
+                fit(
+                    self._network,
+                    self.recipe,
+                    self.batches,
+                    self.val_batches,
+                    epochs,
+                    initial_epoch=self.initial_epoch,
+                    verbose=0,
+                    callbacks=[
+                        *([users] if callbacks else []),
+                        self.history,
+                        *([self._best] if self._best else []),
+                        self._checkpoint,
+                        TensorBoardScalars(tensorboard, self.history),
+                        report,
+                    ],
+                )
         if self._best:
-            self.kept_epoch = self._best.restore(self.model)
+            self.kept_epoch = self._best.restore(self._network)
+        if self._network is not self.model:
+            copy_state(self._network, self.model)
 
 
 def make_batches(

@@ -25,12 +25,16 @@ MIN_ROUNDS, MAX_ROUNDS = 7, 50
 CLEARLY = 1.3
 
 
-def load_keras() -> None:
+def load_keras(compute: bool = True) -> None:
     """Imports Keras and initializes its backend for a command, or a quiet script.
 
     TensorFlow gets oneDNN, unless the environment says otherwise. Its notices about
     the processor and drivers are shown only if the import fails, or if
     `TF_CPP_MIN_LOG_LEVEL` is 0. (It prints some of them whatever that says.)
+
+    Args:
+        compute: Whether to initialize the backend, too. JAX must not compute before
+            it connects several processes.
     """
     verbose = os.environ.get("TF_CPP_MIN_LOG_LEVEL") == "0"
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -46,7 +50,8 @@ def load_keras() -> None:
             with _imports_kept():
                 import keras
 
-                keras.ops.zeros(1)
+                if compute:
+                    keras.ops.zeros(1)
         except BaseException:
             notices.seek(0)
             os.write(stderr, notices.read())

@@ -2,45 +2,41 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
-import re
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from keras_tinyalex import machine, recipes, runs
+from keras_tinyalex import __version__, machine, processes, recipes, runs
+from keras_tinyalex import devices as training_devices
 from keras_tinyalex.aliases import PathLike
 from keras_tinyalex.applications.alexnet_mini import MIN_IMAGE_SIZE
 from keras_tinyalex.applications.model_files import save_model
 from keras_tinyalex.applications.shipped import find_weights
-from keras_tinyalex.arguments import check_choice, check_integer, check_number
+from keras_tinyalex.arguments import check_choice, check_integer
 from keras_tinyalex.building import fold_batch_norm
 from keras_tinyalex.callbacks import History
-from keras_tinyalex.datasets.batches import LabelledArrays
 from keras_tinyalex.datasets.classes import Classes
 from keras_tinyalex.datasets.images import IMAGE_SIZE
-from keras_tinyalex.datasets.layout import open_source
-from keras_tinyalex.datasets.reading import read_parts
-from keras_tinyalex.datasets.source import LeftOut, Source
 from keras_tinyalex.evaluation import TOP_K, Evaluation, evaluate
 from keras_tinyalex.files import write_json
 from keras_tinyalex.fitting import ResumableFit, check_callbacks
 from keras_tinyalex.outputs import optional, try_outputs
 from keras_tinyalex.recipes import Recipe
 from keras_tinyalex.runs import Run
+from keras_tinyalex.splits import Splits, load_splits
 
 if TYPE_CHECKING:
     import keras
 
-# The first sorted classes of Tiny ImageNet, where it has more.
-DEFAULT_CLASSES = 20
 
-
+@training_devices.without_distribution()
 def train(
     recipe: PathLike | Recipe | None = None,
     data: PathLike = "sample",
@@ -57,6 +53,7 @@ def train(
     augmentation: str | None = None,
     validation_split: float | None = None,
     keep: str = "last",
+    devices: int | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     progress: bool = True,
 ) -> Run:
@@ -112,6 +109,10 @@ def train(
             `"best"`, that of the highest validation accuracy at full image
             size. The best of many is an optimistic figure: report one from
             images that did not choose it.
+        devices: Number of devices to train on, of the JAX backend. Batch size
+            and learning rate stay those of the recipe: each batch is divided.
+            Defaults to `None`: all devices that JAX finds, and one on other
+            backends.
         callbacks: `keras.callbacks.Callback` objects, called as by
             `keras.Model.fit`. What they change (weights, learning rate) and
             log is resumed; their own state is not, so that in a resumed
@@ -149,7 +150,9 @@ def train(
     check_callbacks(callbacks)
     check_choice("keep", keep, ("last", "best"))
     size = _image_size(image_size)
+    devices = training_devices.count(devices)
     path = None if weights is None else find_weights(weights)
+    progress = progress and processes.is_first()
     splits = load_splits(data, classes, validation_split, progress, size)
     recipe = recipe.for_images(len(splits.train.labels))
     folder = Path(output) if output else runs.default_folder(recipe.name, data, seed)
@@ -166,18 +169,56 @@ def train(
     if path is not None:
         decisive["weights_sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
     config = runs.with_fingerprint(data, decisive)
+    with processes.lost_is_one_line():
+        processes.agree(_to_agree_on(decisive, devices, resume))
+        begun = _begun(folder, config, recipe, resume)
+        with processes.one_folder(begun) as place:
+            if (place / runs.METRICS_FILE).exists():
+                run = runs.read(place)
+                if progress:
+                    _report_finished(run)
+            else:
+                fit = functools.partial(
+                    ResumableFit,
+                    weights=path,
+                    keep=keep,
+                    distribution=training_devices.distribution(devices),
+                )
+                run = _train(
+                    recipe, seed, place, splits, callbacks, progress, started, fit
+                )
+    return dataclasses.replace(
+        run, path=folder, metrics={**run.metrics, "run": str(folder)}
+    )
+
+
+def _to_agree_on(
+    decisive: dict[str, Any], devices: int, resume: bool
+) -> dict[str, Any]:
+    """What must be the same in all processes, by its name in the message."""
+    return {
+        "version": (__version__, machine.environment()["versions"]),
+        "recipe": decisive["recipe"],
+        "dtype": decisive["recipe"]["dtype"],
+        "seed": decisive["seed"],
+        "classes": decisive["class_names"],
+        "data": (decisive["train_sha256"], decisive["val_sha256"]),
+        "weights": decisive.get("weights_sha256"),
+        "options": (decisive.get("keep"), devices, resume),
+    }
+
+
+@contextlib.contextmanager
+def _begun(
+    folder: Path, config: dict[str, Any], recipe: Recipe, resume: bool
+) -> Iterator[Path]:
+    """Begins the run folder, or checks that it is that of this run; locks it."""
     runs.claim(folder, runs.RUN)
     with runs.lock(folder):
         if not resume:
             runs.clear(folder)
         runs.begin(folder, runs.RUN, config, recipe.dtype)
-        if (folder / runs.METRICS_FILE).exists():
-            run = runs.read(folder)
-            if progress:
-                _report_finished(run)
-            return run
-        fit = functools.partial(ResumableFit, weights=path, keep=keep)
-        return _train(recipe, seed, folder, splits, callbacks, progress, started, fit)
+        yield folder
 
 
 def _train(
@@ -214,6 +255,7 @@ def _train(
         "kept_epoch": fit.kept_epoch or len(history.rows["epoch"]),
         "recipe": recipe.name,
         "seed": seed,
+        "devices": fit.devices,
         "classes": len(class_names),
         "n_train": len(splits.train.labels),
         "left_out": splits.left_out,
@@ -285,62 +327,6 @@ def _image_size(image_size: int | tuple[int, int] | None) -> tuple[int, int]:
             f"(height, width). Received: image_size={image_size!r}"
         )
     return sizes[0], sizes[1]
-
-
-class Splits(NamedTuple):
-    """The images of a training.
-
-    Attributes:
-        train: To train on.
-        val: To validate on.
-        words: Readable names by class name.
-        left_out: What of the source is not read; see `Source.report_left_out`.
-    """
-
-    train: LabelledArrays
-    val: LabelledArrays
-    words: dict[str, str]
-    left_out: list[dict[str, Any]]
-
-
-def load_splits(
-    data: PathLike,
-    classes: Classes = None,
-    validation_split: float | None = None,
-    progress: bool = False,
-    image_size: tuple[int, int] = IMAGE_SIZE,
-) -> Splits:
-    """Loads the images of a training; the arguments are those of `train`."""
-    if validation_split is not None:
-        check_number("validation_split", validation_split, above=0, below=1)
-    source = open_source(data)
-    names = source.select(_default_classes(source) if classes is None else classes)
-    left_out = source.report_left_out()
-    if problem := source.one_class_problem():
-        raise ValueError(
-            f"`data` must have two or more classes, but {problem[0]}. "
-            f"Received: data={str(data)!r}"
-        )
-    train_data, val_data = read_parts(
-        source,
-        names,
-        image_size=image_size,
-        validation_split=validation_split,
-        progress=progress,
-        cache=True,
-    )
-    return Splits(train_data, val_data, source.words, left_out)
-
-
-def _default_classes(source: Source) -> int:
-    """Returns 20 for Tiny ImageNet, and all classes of another source."""
-    names = source.class_names
-    wnids = all(re.fullmatch(r"n\d{8}", name) for name in names)
-    rest = names[DEFAULT_CLASSES:] if wnids else ()
-    if rest:
-        reason = f"classes after the first {DEFAULT_CLASSES} (--classes all takes all)"
-        source.left_out.append(LeftOut(reason, rest))
-    return len(names) - len(rest)
 
 
 def _results(evaluation: Evaluation) -> dict[str, Any]:

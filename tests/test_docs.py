@@ -158,7 +158,8 @@ def options_of(parser):
 def test_options_exist(page, hooks):
     """Each `--option` is one of ours, of a script, or of a tool named here."""
     # Those of other programs.
-    known = {"--logdir", "--strict", "--faults-json", "--fix", "--xla_cpu_max_isa"}
+    known = {"--logdir", "--strict", "--faults-json", "--fix", "--xla_cpu_max_isa",
+             "--xla_force_host_platform_device_count"}  # fmt: skip
     known |= {"--folds"}
     known = known.union(*map(options_of, hooks.parsers().values()))
     scripts = [*ROOT.glob("examples/*.py"), *ROOT.glob("tests/benchmarks/*.py")]

@@ -25,6 +25,7 @@ from keras_tinyalex import (
     training,
 )
 from keras_tinyalex.applications import load_model, save_model
+from keras_tinyalex.splits import load_splits
 from keras_tinyalex.training import _write_plots
 from keras_tinyalex.visualization import summary
 
@@ -274,7 +275,6 @@ def test_names_that_are_not_utf_8(quick, monkeypatch):
         renamed = [dataclasses.replace(s, class_names=names) for s in splits[:2]]
         return splits._replace(train=renamed[0], val=renamed[1], words={})
 
-    load_splits = training.load_splits
     monkeypatch.setattr(training, "load_splits", load)
     monkeypatch.setattr(training, "_write_plots", _write_plots)
     run = quick(epochs=1)
@@ -297,7 +297,7 @@ def test_default_classes_of_tiny_imagenet_are_the_first_20(
 ):
     names = {f"n{number:08}": "" for number in range(count)}
     data = make_official_folder(tmp_path / "data", train=2, val=1, classes=names)
-    splits = training.load_splits(data, classes)
+    splits = load_splits(data, classes)
     assert splits.train.class_names == tuple(names)[:expected]
     assert splits.val.class_names == tuple(names)[:expected]
 
@@ -305,10 +305,10 @@ def test_default_classes_of_tiny_imagenet_are_the_first_20(
 def test_own_classes_are_all_used_by_default(tmp_path, make_official_folder):
     names = {f"class {number:02}": "" for number in range(25)}
     data = make_official_folder(tmp_path / "data", train=2, val=1, classes=names)
-    splits = training.load_splits(data)
+    splits = load_splits(data)
     assert splits.train.class_names == tuple(names)
     assert splits.left_out == []
-    assert len(training.load_splits(data, 20).train.class_names) == 20
+    assert len(load_splits(data, 20).train.class_names) == 20
 
 
 def test_classes_are_optional(quick):

@@ -91,7 +91,8 @@ def AlexNetMini(
 
     Returns:
         A `keras.Model`. The output has shape `(batch, num_classes)` with the
-        top; the classifier computes in float32 under every dtype policy.
+        top; the classifier computes in float32 under every dtype policy but
+        `"float64"`.
 
     Raises:
         ValueError: If an argument is out of its range or two of them

@@ -91,8 +91,10 @@ class Network:
             x = layers.Dropout(self.dropout, name=f"{name}_dropout")(x)
         # float32 under mixed policies too: half precision is too coarse for a
         # softmax and its loss.
+        double = keras.config.dtype_policy().compute_dtype == "float64"
+        dtype = "float64" if double else "float32"
         return layers.Dense(
-            num_classes, activation=activation, dtype="float32", name=CLASSIFIER
+            num_classes, activation=activation, dtype=dtype, name=CLASSIFIER
         )(x)
 
     def pool(self, x: Tensor, pooling: str | None) -> Tensor:

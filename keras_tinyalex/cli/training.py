@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from keras_tinyalex import tables
+from keras_tinyalex import machine, tables
 from keras_tinyalex.cli.parsing import (
     CLASSES,
     DEFAULT_CLASSES,
@@ -27,7 +29,8 @@ from keras_tinyalex.cli.parsing import (
 
 
 def add_train(commands: Commands) -> None:
-    parser = add_command(commands, "train", _train, "train AlexNetMini with a recipe")
+    description = "train AlexNetMini with a recipe"
+    parser = add_command(commands, "train", _train, description, needs_keras=False)
     add = parser.add_argument
     add("--data", default="sample", help=f"{SOURCE} (default: sample)")
     add("--recipe", help=f"{RECIPE} (default: baseline, or fine_tune with --weights)")
@@ -55,6 +58,31 @@ def add_train(commands: Commands) -> None:
         default="last",
         help="epoch whose weights become the model (default: last)",
     )
+    add(
+        "--devices",
+        type=positive,
+        metavar="N",
+        help="devices to train on, of the JAX backend (default: all)",
+    )
+    add(
+        "--processes",
+        type=lambda text: text if text == "auto" else positive(text),
+        default=1,
+        metavar="N",
+        help="train in N processes, of one or more machines, on the JAX backend; "
+        "'auto' where srun or mpirun starts them",
+    )
+    add(
+        "--process-id",
+        type=non_negative,
+        metavar="I",
+        help="number of this process, from 0; process 0 writes the run folder",
+    )
+    add(
+        "--coordinator",
+        metavar="HOST:PORT",
+        help="where process 0 listens (default: a port of this machine)",
+    )
     add("--dtype", help="dtype policy, or 'auto' for the fastest on this machine")
     add(
         "--output",
@@ -71,6 +99,31 @@ def add_train(commands: Commands) -> None:
 
 def _train(options: argparse.Namespace) -> Result:
     seeds = list(dict.fromkeys(options.seed))
+    several = options.processes != 1
+    machine.load_keras(compute=not several)
+    if not several:
+        return _train_all(options, seeds)
+    if options.process_id is None and options.processes != "auto":
+        raise ValueError(
+            "--process-id must be the number of this process, from 0 to "
+            f"{options.processes - 1}. Received: --processes {options.processes}"
+        )
+    from keras_tinyalex import processes
+
+    coordinator = options.coordinator or processes.COORDINATOR
+    processes.connect(options.processes, options.process_id, coordinator)
+    try:
+        return _train_all(options, seeds)
+    except Exception as error:
+        with processes.filtered():
+            fail(describe(error, options.debug))
+        if not options.process_id:
+            time.sleep(2)  # the others, which end with it, may have to say the same
+        # Not by the usual way, on which JAX waits for processes that are lost.
+        os._exit(1)
+
+
+def _train_all(options: argparse.Namespace, seeds: Sequence[int]) -> Result:
     if len(seeds) > 1:
         return _train_seeds(options, seeds)
     return _train_run(options, seeds[0], options.output)
@@ -93,6 +146,7 @@ def _train_run(options: argparse.Namespace, seed: int, output: str | None) -> Re
         dtype=options.dtype,
         augmentation=options.augmentation,
         keep=options.keep,
+        devices=options.devices,
     )
     low, high = run.metrics["interval"]
     top5 = run.metrics["val_top5"]

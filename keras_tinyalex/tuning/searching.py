@@ -19,7 +19,8 @@ from keras_tinyalex.datasets.classes import Classes
 from keras_tinyalex.files import single_writer, write_json
 from keras_tinyalex.outputs import optional
 from keras_tinyalex.recipes import Recipe
-from keras_tinyalex.training import Splits, load_splits, train
+from keras_tinyalex.splits import Splits, load_splits
+from keras_tinyalex.training import train
 from keras_tinyalex.tuning import distributed, results, spaces
 from keras_tinyalex.tuning.hypermodel import HyperAlexNetMini
 from keras_tinyalex.tuning.oracles import MAX_FAILURES, Oracle, make_oracle

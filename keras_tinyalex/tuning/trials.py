@@ -12,7 +12,7 @@ import keras_tuner
 import numpy as np
 from keras_tuner.engine.trial import Trial
 
-from keras_tinyalex import runs
+from keras_tinyalex import devices, runs
 from keras_tinyalex.datasets.batches import LabelledArrays
 from keras_tinyalex.files import atomic_write, write_json
 from keras_tinyalex.fitting import ResumableFit
@@ -129,6 +129,7 @@ def _copy_checkpoint(past: Path, folder: Path, epoch: int) -> None:
             shutil.copyfileobj(old, new)
 
 
+@devices.without_distribution()
 def train_trial(
     recipe: Recipe,
     data: tuple[LabelledArrays, LabelledArrays],
@@ -138,6 +139,8 @@ def train_trial(
     progress: bool,
 ) -> dict[str, Any]:
     """Trains a recipe up to an epoch; resumes where it was stopped.
+
+    It trains on all devices that JAX finds in this process.
 
     Args:
         recipe: A `Recipe`; its own epochs are the length of its schedule. The
@@ -158,7 +161,9 @@ def train_trial(
     keras.utils.clear_session()  # or each model stays in memory
     trial_id = folder.name.removeprefix("trial_")
     tensorboard = folder.parent / "tensorboard" / trial_id
-    fit = ResumableFit(runs.resolve_dtype(recipe, folder.parent), *data, seed, folder)
+    recipe_of_fit = runs.resolve_dtype(recipe, folder.parent)
+    distribution = devices.distribution(devices.count(None))
+    fit = ResumableFit(recipe_of_fit, *data, seed, folder, distribution=distribution)
     status = "completed"
     try:
         fit.run(epochs, tensorboard, progress, f"trial {trial_id}", epoch_lines=False)

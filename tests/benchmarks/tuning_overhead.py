@@ -21,7 +21,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import keras_tuner
 
 from keras_tinyalex import Recipe
-from keras_tinyalex.training import load_splits
+from keras_tinyalex.splits import load_splits
 from keras_tinyalex.tuning import HyperAlexNetMini, search
 from keras_tinyalex.tuning.searching import HELD_OUT
 

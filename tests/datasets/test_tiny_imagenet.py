@@ -10,7 +10,7 @@ from keras_tinyalex.datasets import tiny_imagenet
 from keras_tinyalex.datasets.images import decode_image
 from keras_tinyalex.datasets.layout import open_source
 from keras_tinyalex.datasets.reading import read_parts
-from keras_tinyalex.training import load_splits
+from keras_tinyalex.splits import load_splits
 
 WNIDS = ("n01443537", "n01629819", "n01641577")
 

@@ -10,6 +10,7 @@ import pytest
 
 from keras_tinyalex import machine, recipes, train, training
 from keras_tinyalex.checkpoints import Checkpoint
+from keras_tinyalex.splits import load_splits
 from keras_tinyalex.tuning import HyperAlexNetMini, retrain, search, trials
 from keras_tinyalex.tuning.searching import HELD_OUT
 
@@ -23,7 +24,7 @@ def measured(result):
 
 @pytest.fixture
 def data(official_folder):
-    return training.load_splits(official_folder, 3, HELD_OUT)[:2]
+    return load_splits(official_folder, 3, HELD_OUT)[:2]
 
 
 @pytest.fixture(scope="module")
@@ -109,15 +110,32 @@ def test_averaged_weights_are_what_counts(data, tmp_path, narrow):
     assert result["metrics"]["val_loss"] != pytest.approx(last, rel=1e-4)
 
 
+def test_trials_train_on_all_devices_of_their_process(
+    data, tmp_path, narrow, monkeypatch
+):
+    class StartedError(Exception):
+        pass
+
+    def start(*arguments, distribution):
+        raise StartedError(distribution)
+
+    monkeypatch.setattr(trials.devices, "count", lambda devices: (4, devices))
+    monkeypatch.setattr(trials.devices, "distribution", lambda devices: devices)
+    monkeypatch.setattr(trials, "ResumableFit", start)
+    with pytest.raises(StartedError) as raised:
+        trials.train_trial(narrow, data, 7, 1, tmp_path, False)
+    assert raised.value.args == ((4, None),)
+
+
 @pytest.fixture
 def dtypes(monkeypatch):
     """The dtype of each fit, in their order."""
     seen = []
 
     class Fit(trials.ResumableFit):
-        def __init__(self, recipe, *arguments):
+        def __init__(self, recipe, *arguments, **options):
             seen.append(recipe.dtype)
-            super().__init__(recipe, *arguments)
+            super().__init__(recipe, *arguments, **options)
 
     monkeypatch.setattr(trials, "ResumableFit", Fit)
     return seen
