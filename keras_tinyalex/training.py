@@ -242,10 +242,14 @@ def _train(
     fit.run(recipe.epochs, folder / "tensorboard", progress, callbacks=callbacks)
     with machine.channels_last():
         model = fold_batch_norm(fit.model, recipe, splits.train.images, seed)
+    not_written = _write_model(model, folder, class_names)
     evaluation = evaluate(
         model, (splits.val.images, splits.val.labels), class_names=class_names
     )
-    not_written = _write_model(model, folder, splits, fit, evaluation)
+    with optional("per_class.csv", not_written):
+        evaluation.save_per_class(folder / "per_class.csv", splits.words)
+    with optional("plots", not_written):
+        _write_plots(folder, splits, fit, evaluation)
     earlier = sum(history.rows["seconds"][:done])
     metrics = {
         **_results(evaluation),
@@ -268,22 +272,13 @@ def _train(
 
 
 def _write_model(
-    model: keras.Model,
-    folder: Path,
-    splits: Splits,
-    fit: ResumableFit,
-    evaluation: Evaluation,
+    model: keras.Model, folder: Path, class_names: Sequence[str]
 ) -> list[str]:
-    """Writes the model and the plots; returns what could not be written."""
-    class_names = splits.train.class_names
+    """Writes the model; returns which of its files could not be written."""
     save_model(model, folder / "model.keras", class_names)
     not_written: list[str] = []
     with optional("model.h5", not_written):
         save_model(model, folder / "model.h5", class_names)
-    with optional("per_class.csv", not_written):
-        evaluation.save_per_class(folder / "per_class.csv", splits.words)
-    with optional("plots", not_written):
-        _write_plots(folder, splits, fit, evaluation)
     return not_written
 
 

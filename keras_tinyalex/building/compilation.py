@@ -33,14 +33,20 @@ def compile_model(model: keras.Model, recipe: Recipe, images: int) -> None:
             label_smoothing=recipe.label_smoothing
         )
     optimizer = _optimizer(recipe, -(-images // recipe.batch_size))
+    # TensorFlow traces a step that makes variables twice.
+    optimizer.build(model.trainable_variables)
     model.compile(optimizer, loss, metrics=_metrics(model, recipe))
 
 
 def _metrics(model: keras.Model, recipe: Recipe) -> list[Any]:
     top = min(5, model.output_shape[-1])
+    metrics = keras.metrics
+    accuracy: Any = metrics.SparseCategoricalAccuracy
+    top_accuracy: Any = metrics.SparseTopKCategoricalAccuracy
     if recipe.soft_labels:
-        return ["accuracy", keras.metrics.TopKCategoricalAccuracy(top, name="top5")]
-    return ["accuracy", keras.metrics.SparseTopKCategoricalAccuracy(top, name="top5")]
+        accuracy = metrics.CategoricalAccuracy
+        top_accuracy = metrics.TopKCategoricalAccuracy
+    return [accuracy(name="accuracy"), top_accuracy(top, name="top5")]
 
 
 def _optimizer(recipe: Recipe, steps: int) -> keras.optimizers.Optimizer:
