@@ -115,9 +115,10 @@ def test_a_file_that_is_cut_or_there_twice_is_refused(tmp_path):
     write_batches(tmp_path / "a")
     path = tmp_path / "a" / "train_data_batch_1.npz"
     content = path.read_bytes()
-    path.write_bytes(content[: len(content) // 2])
-    with pytest.raises(ValueError, match=r"train_data_batch_1\.npz is not"):
-        open_source(tmp_path)
+    for cut in (content[: len(content) // 2], b""):
+        path.write_bytes(cut)
+        with pytest.raises(ValueError, match=r"train_data_batch_1\.npz is not"):
+            open_source(tmp_path)
     path.write_bytes(content)
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / path.name).write_bytes(content)

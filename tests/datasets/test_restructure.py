@@ -143,7 +143,7 @@ def test_zip_source(source, target):
     assert sizes(target) == SIZES
     assert quiet(path, target).written == 0
     for mode in ("hardlink", "symlink", "move"):
-        with pytest.raises(ValueError, match=f"zip file.*Received: mode='{mode}'"):
+        with pytest.raises(ValueError, match=f"inside a file.*Received: mode='{mode}'"):
             quiet(path, target.with_name("other"), mode=mode)
 
 

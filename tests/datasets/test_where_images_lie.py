@@ -240,7 +240,7 @@ def test_one_name_written_in_two_ways_is_one_class(tmp_path, form):
             "data/train-0.parquet",
             r"write the images in the \.parquet file to class fol",
         ),
-        ("train_data_batch_1.npz", r"write the images in the \.npz file to class fold"),
+        ("images.npz", r"write the images in the \.npz file to class fold"),
         ("tiny-imagenet-200.zip", r"extract the \.zip file and pass the folder"),
         ("cat/1.tiff", r"save the \.tiff files as PNG or JPEG"),
     ],
