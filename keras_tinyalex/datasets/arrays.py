@@ -95,7 +95,7 @@ class ArrayTree(Tree):
                 raise ValueError(f"`data` has the shape {shape}")
             if labels.shape != shape[:1] or labels.dtype.kind not in "iu":
                 raise ValueError(f"`labels` is {labels.dtype}, shape {labels.shape}")
-        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        except Exception as error:  # damaged files raise many types of errors
             raise ValueError(
                 "`source` must hold .npz files of downsampled ImageNet, with uint8 "
                 "`data` of shape (N, 3 * size * size) and N integer `labels`, but "

@@ -126,6 +126,23 @@ def test_a_file_that_is_cut_or_there_twice_is_refused(tmp_path):
         open_source(tmp_path)
 
 
+def test_damaged_bytes_are_refused_or_read(tmp_path):
+    write_batches(tmp_path, np.savez_compressed)
+    path = tmp_path / "train_data_batch_1.npz"
+    content = path.read_bytes()
+    refusals = []
+    for position in range(0, len(content), len(content) // 60):
+        damaged = bytearray(content)
+        damaged[position] ^= 0xFF
+        path.write_bytes(damaged)
+        try:
+            open_source(tmp_path)
+        except ValueError as error:
+            refusals.append(str(error))
+    assert len(refusals) > 40
+    assert all("must hold .npz files of downsampled ImageNet" in r for r in refusals)
+
+
 def test_other_npz_files_are_no_source(tmp_path):
     np.savez(tmp_path / "mine.npz", data=np.zeros((2, 12), np.uint8))
     with pytest.raises(ValueError, match="no training image was found: write the imag"):
