@@ -72,7 +72,6 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]
 
     def restore(self, model: keras.Model) -> int:
         """Restores the newest intact checkpoint; returns its epoch, or 0."""
-        model.optimizer.build(model.trainable_variables)
         variables = _state_variables(model)
         for path in reversed(self._paths()):
             try:
@@ -157,8 +156,6 @@ class BestWeights(keras.callbacks.Callback):  # type: ignore[misc]
 
 def copy_state(source: keras.Model, target: keras.Model) -> None:
     """Gives the weights, seeds and optimizer state of a model to one of its kind."""
-    for model in (source, target):
-        model.optimizer.build(model.trainable_variables)
     variables = _state_variables(source)
     for name, variable in _state_variables(target).items():
         variable.assign(keras.ops.convert_to_numpy(variables[name]))

@@ -1,4 +1,4 @@
-"""Files on disk: atomic writes, folders with a single writer, Keras' home, space."""
+"""Files on disk: atomic writes, one process at a time, Keras' home, space."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ import os
 import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
+
+if TYPE_CHECKING:
+    from filelock import FileLock
 
 # A small file takes at least this many bytes of a disk.
 DISK_BLOCK = 4096
@@ -131,6 +134,36 @@ def single_writer(
     except OSError as error:
         if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise
+    with _released(held, lock):
+        yield
+
+
+@contextlib.contextmanager
+def one_at_a_time(lock: Path) -> Iterator[None]:
+    """Lets one process at a time go on, while others wait for it.
+
+    The lock file is removed at the end. On a disk without locks nobody waits.
+
+    Args:
+        lock: Path of the lock file; its folder exists.
+
+    Examples:
+        >>> with one_at_a_time(Path("entry.lock")):
+        ...     Path("entry.lock").exists()
+        True
+    """
+    from filelock import FileLock
+
+    held = FileLock(lock)
+    with contextlib.suppress(OSError, NotImplementedError):
+        held.acquire()
+    with _released(held, lock):
+        yield
+
+
+@contextlib.contextmanager
+def _released(held: FileLock, lock: Path) -> Iterator[None]:
+    """Releases a lock at the end, if it is held, and removes its file."""
     try:
         yield
     finally:

@@ -6,6 +6,7 @@ as an alternative to the CIFAR datasets" (2017, https://arxiv.org/abs/1707.08819
 
 from __future__ import annotations
 
+import functools
 import io
 import math
 import re
@@ -18,6 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from keras_tinyalex.aliases import Images
 from keras_tinyalex.datasets.trees import Tree
 
 # `train_data_batch_1.npz` to `train_data_batch_10.npz`, and `val_data.npz`.
@@ -130,23 +132,34 @@ class ArrayTree(Tree):
     def read(self, name: str) -> bytes:
         if not name.endswith(".bmp"):
             return (self.location / name).read_bytes()
-        from PIL import Image
-
         batch, row = self._row(name)
         length = CHANNELS * batch.size**2
         with batch.path.open("rb", buffering=0) as file:
             file.seek(batch.start + row * length)
             pixels = np.frombuffer(file.read(length), np.uint8)
         planes = pixels.reshape(CHANNELS, batch.size, batch.size)
-        content = io.BytesIO()
-        Image.fromarray(planes.transpose(1, 2, 0).copy()).save(content, "BMP")
-        return content.getvalue()
+        return _encode(planes.transpose(1, 2, 0).copy())
 
     def size(self, name: str) -> int:
-        return len(self.read(name))
+        return _encoded_size(self._row(name)[0].size)
 
     def fingerprint(self, name: str) -> tuple[int, ...]:
         return self._row(name)[0].identity
+
+
+def _encode(pixels: Images) -> bytes:
+    """Returns an image `(H, W, 3)` as a BMP file."""
+    from PIL import Image
+
+    content = io.BytesIO()
+    Image.fromarray(pixels).save(content, "BMP")
+    return content.getvalue()
+
+
+@functools.cache
+def _encoded_size(size: int) -> int:
+    """Bytes of a square image, the same for all, since BMP does not compress."""
+    return len(_encode(np.zeros((size, size, CHANNELS), np.uint8)))
 
 
 def _read_header(path: Path, start: int) -> tuple[tuple[int, ...], int]:

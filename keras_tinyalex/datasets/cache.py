@@ -18,11 +18,10 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from filelock import FileLock
 
 from keras_tinyalex.aliases import Images
 from keras_tinyalex.datasets.source import LabelledImage, Source
-from keras_tinyalex.files import atomic_write, keras_home
+from keras_tinyalex.files import atomic_write, keras_home, one_at_a_time
 
 # Part of each key: raise it when images are decoded to other pixels.
 VERSION = 2
@@ -63,7 +62,7 @@ def load_or_decode(
         with contextlib.suppress(OSError):  # a full or read-only disk
             path.parent.mkdir(parents=True, exist_ok=True)
             _remove_stale(path.parent)
-            with _one_at_a_time(path):
+            with one_at_a_time(Path(f"{path}.lock")):
                 pixels = _open_entry(path, shape)  # another process may have written it
                 if pixels is None:
                     _write_entry(path, shape, decode())
@@ -126,21 +125,6 @@ def _mapped(images: Images) -> mmap.mmap | None:
     if isinstance(base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
         return base
     return None  # as on Windows
-
-
-@contextlib.contextmanager
-def _one_at_a_time(path: Path) -> Iterator[None]:
-    """Lets processes wait for the one that decodes the images of an entry."""
-    lock = FileLock(f"{path}.lock")
-    with contextlib.suppress(OSError, NotImplementedError):  # a disk without locks
-        lock.acquire()
-    try:
-        yield
-    finally:
-        if lock.is_locked:
-            with contextlib.suppress(OSError):
-                Path(lock.lock_file).unlink()
-        lock.release()
 
 
 def _write_entry(path: Path, shape: tuple[int, ...], chunks: Iterable[Images]) -> None:

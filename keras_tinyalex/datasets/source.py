@@ -83,7 +83,7 @@ class Source:
     """The labelled images of a folder, zip or .npz files, from `open_source`.
 
     Attributes:
-        location: Path of the folder or zip.
+        location: Path of the folder, zip or .npz file.
         has_files: Whether each image is a file of its own.
         images: Dictionary from the splits `"train"` and, if the source has
             one, `"val"` to tuples of `LabelledImage`, sorted by class and

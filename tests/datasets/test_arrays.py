@@ -53,6 +53,8 @@ def test_each_row_is_an_image(tmp_path, save):
     )
     second = channels_last(written["train_data_batch_1"][3])
     np.testing.assert_array_equal(data.images[1], second)
+    name = data.file_names[1]
+    assert source.tree.size(name) == len(source.tree.read(name))
     val = read_split(source, "val", source.class_names, (SIZE, SIZE))
     np.testing.assert_array_equal(val.images[0], channels_last(written["val_data"][0]))
 

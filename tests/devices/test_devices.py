@@ -126,9 +126,7 @@ def test_recipe_of_all_phases_stopped_and_resumed(official_folder, tmp_path):
 
 # 10 rows: parts of 3, 3, 3 and 1.
 WHOLE_BATCH = """
-import contextlib, json
-import keras
-import numpy as np
+import contextlib
 from keras_tinyalex.devices import distribution
 
 def train(devices):
@@ -155,18 +153,8 @@ print(json.dumps([float(abs(one - four).max()), float(abs(one).max())]))
 """
 
 
-def test_batch_that_cannot_be_divided_is_trained_as_a_whole():
-    flags = "--xla_force_host_platform_device_count=4"
-    environment = {"KERAS_BACKEND": "jax", "XLA_FLAGS": flags}
-    done = subprocess.run(
-        [sys.executable, "-c", WHOLE_BATCH],
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    difference, largest = json.loads(done.stdout.splitlines()[-1])
+def test_batch_that_cannot_be_divided_is_trained_as_a_whole(tmp_path):
+    difference, largest = run_child(WHOLE_BATCH, tmp_path)
     assert difference < 1e-6 < largest
 
 
