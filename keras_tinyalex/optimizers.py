@@ -46,6 +46,8 @@ class Muon(keras.optimizers.AdamW):  # type: ignore[misc]
         >>> model.compile(Muon(1e-3), "sparse_categorical_crossentropy")
     """
 
+    _learning_rate: Any  # of Keras: a schedule, or a variable
+
     def __init__(
         self,
         learning_rate: float | keras.optimizers.schedules.LearningRateSchedule = 0.001,
@@ -65,6 +67,15 @@ class Muon(keras.optimizers.AdamW):  # type: ignore[misc]
             else None
             for variable in variables
         ]
+
+    def _apply_weight_decay(self, variables: list[keras.Variable]) -> None:
+        # With a learning rate computed once, not for each variable: TensorFlow
+        # takes 0.03 s to trace a schedule.
+        schedule, self._learning_rate = self._learning_rate, self.learning_rate
+        try:
+            super()._apply_weight_decay(variables)
+        finally:
+            self._learning_rate = schedule
 
     def update_step(
         self, gradient: Tensor, variable: keras.Variable, learning_rate: Tensor

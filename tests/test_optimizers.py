@@ -66,3 +66,26 @@ def test_muon_survives_serialization():
     again = keras.optimizers.deserialize(saved)
     assert again.get_config() == optimizer.get_config()
     assert (again.momentum, again.weight_decay) == (0.8, 0.3)
+
+
+class Halving(keras.optimizers.schedules.LearningRateSchedule):
+    """1, 1/2, 1/4, ...; counts its calls."""
+
+    calls = 0
+
+    def __call__(self, step):
+        self.calls += 1
+        return 0.5 ** keras.ops.cast(step, "float32")
+
+
+def test_weight_decay_computes_a_schedule_once_a_step():
+    schedule = Halving()
+    optimizer = Muon(schedule, weight_decay=0.1)
+    variables = [keras.Variable([8.0]), keras.Variable([16.0])]
+    for calls in (2, 4):  # for weight decay, and for the update
+        optimizer.apply([keras.ops.zeros(1)] * 2, variables)
+        assert schedule.calls == calls
+    decayed = (1 - 0.1) * (1 - 0.5 * 0.1)
+    values = [float(as_array(variable)[0]) for variable in variables]
+    np.testing.assert_allclose(values, [8 * decayed, 16 * decayed], rtol=1e-6)
+    assert float(optimizer.learning_rate) == 0.25
