@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import keras
@@ -31,7 +31,8 @@ def fold_batch_norm(
     Args:
         model: A trained model from `build`.
         recipe: Its `Recipe`.
-        images: Training images, uint8 `(N, H, W, C)`; up to 1,024 are used.
+        images: Training images, uint8 `(N, H, W, C)`, of which 1% of the
+            training is used: `N * recipe.epochs / 100`, at least 1,024.
         seed: Seed >= 0 of their choice.
 
     Returns:
@@ -40,7 +41,7 @@ def fold_batch_norm(
     if recipe.dtype == "float32" and not recipe.folded_batch_norm:
         return model
     if recipe.folded_batch_norm:
-        _estimate_statistics(model, images, seed)
+        _estimate_statistics(model, _sample(images, recipe, seed))
     recipe = dataclasses.replace(recipe, dtype="float32", folded_batch_norm=False)
     plain = build_model(
         recipe,
@@ -73,7 +74,8 @@ def unfold_batch_norm(
     Args:
         model: A model from `build_model` without `folded_batch_norm`.
         recipe: A `Recipe`.
-        images: Training images, uint8 `(N, H, W, C)`; up to 1,024 are used.
+        images: Training images, uint8 `(N, H, W, C)`, of which as many are used
+            as by `fold_batch_norm`.
         seed: Seed >= 0 of their choice, and of dropout.
 
     Returns:
@@ -99,7 +101,8 @@ def unfold_batch_norm(
             norm.moving_variance.assign(norm.moving_variance - norm.epsilon)
         unfolded.get_layer(layer.name).set_weights(weights)
     scale = 1.0
-    moments = _batch_moments(unfolded, images, seed, training=False)
+    batches = _sample(images, recipe, seed)
+    moments = _batch_moments(unfolded, batches, training=False)
     for (name, norm), (means, variances) in zip(
         normalized.items(), moments, strict=True
     ):
@@ -144,23 +147,22 @@ def _normalize(
     return scale
 
 
-def _estimate_statistics(model: keras.Model, images: Images, seed: int) -> None:
+def _estimate_statistics(model: keras.Model, batches: Iterable[Images]) -> None:
     """Sets the means and variances of batch normalization from images."""
-    moments = _batch_moments(model, images, seed, training=True)
+    moments = _batch_moments(model, batches, training=True)
     for norm, (means, variances) in zip(_batch_norms(model), moments, strict=True):
         norm.moving_mean.assign(means.mean(axis=0))
         norm.moving_variance.assign(variances.mean(axis=0))
 
 
 def _batch_moments(
-    model: keras.Model, images: Images, seed: int, training: bool
+    model: keras.Model, batches: Iterable[Images], training: bool
 ) -> list[tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]]:
     """Returns what each batch normalization has to normalize, without dropout.
 
     Args:
         model: A model from `build`.
-        images: Training images, uint8 `(N, H, W, C)`; up to 1,024 are used.
-        seed: Seed >= 0 of their choice.
+        batches: Training images, uint8 `(N, H, W, C)`.
         training: Whether batches are normalized by their own statistics, as in
             training.
 
@@ -191,9 +193,9 @@ def _batch_moments(
         model, clone_function=lambda layer: layer, call_function=call
     )
     measure = keras.Model(cloned.input, moments)
-    batches = [measure.predict_on_batch(batch) for batch in _batches_of(images, seed)]
+    measured = [measure.predict_on_batch(batch) for batch in batches]
     arrays = [
-        np.stack(values).astype(np.float64) for values in zip(*batches, strict=True)
+        np.stack(values).astype(np.float64) for values in zip(*measured, strict=True)
     ]
     return list(zip(arrays[::2], arrays[1::2], strict=True))
 
@@ -204,8 +206,9 @@ def _batch_norms(model: keras.Model) -> list[keras.Layer]:
     return [layer for layer in model.layers if isinstance(layer, norm)]
 
 
-def _batches_of(images: Images, seed: int) -> Iterator[Images]:
-    """Yields up to 1,024 of the images, in batches of about 64."""
-    order = np.random.default_rng(seed).permutation(len(images))[:1024]
+def _sample(images: Images, recipe: Recipe, seed: int) -> Iterator[Images]:
+    """Yields 1% of a training's images, at least 1,024, in batches of about 64."""
+    count = max(1024, len(images) * recipe.epochs // 100)
+    order = np.random.default_rng(seed).permutation(len(images))[:count]
     for part in np.array_split(order, max(1, len(order) // 64)):
         yield images[np.sort(part)]
