@@ -194,6 +194,21 @@ def test_predict_tells_the_result_of_each_file(run, official_folder, model_file)
     )
 
 
+def test_train_on_a_part_and_validate_on_the_rest(
+    run, official_folder, tmp_path, narrow
+):
+    command = ("train", "--data", official_folder, "--recipe", narrow, "--epochs", 1)
+    output = ("--output", tmp_path / "run", "--json")
+    status, result, _ = run(*command, "--validation-split", 0.2, *output)
+    assert status == 0
+    # 8 training images of each of the three classes, of which 2 are held out
+    assert (result["n_train"], result["n_val"]) == (18, 6)
+    status, _, error = run(*command, "--validation-split", 1.2, *output)
+    assert status == 1
+    assert "`validation_split` must be" in error
+    assert "Received: validation_split=1.2" in error
+
+
 def test_train_evaluate_predict(run, official_folder, tmp_path, narrow):
     output = tmp_path / "run"
     status, result, error = run(

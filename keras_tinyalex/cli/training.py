@@ -53,6 +53,12 @@ def add_train(commands: Commands) -> None:
         help="replaces the recipe's: crop_cutout flips no image; see the reference",
     )
     add(
+        "--validation-split",
+        type=float,
+        metavar="FRACTION",
+        help="part of the training images to validate on, instead of the val images",
+    )
+    add(
         "--keep",
         choices=("last", "best"),
         default="last",
@@ -145,6 +151,7 @@ def _train_run(options: argparse.Namespace, seed: int, output: str | None) -> Re
         batch_size=options.batch_size,
         dtype=options.dtype,
         augmentation=options.augmentation,
+        validation_split=options.validation_split,
         keep=options.keep,
         devices=options.devices,
     )
