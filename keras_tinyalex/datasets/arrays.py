@@ -77,6 +77,7 @@ class ArrayTree(Tree):
             folder: [file for file in found if folder + file not in taken]
             for folder, found in {"": [], **(files or {})}.items()
         }
+        self._paths: list[Path] = []
         self._batches: dict[str, _Batch] = {}
         self._unpacked: list[Any] = []
         for name in sorted(names):
@@ -103,6 +104,7 @@ class ArrayTree(Tree):
                 "`data` of shape (N, 3 * size * size) and N integer `labels`, but "
                 f"{path.name} is not: {error}. Received: source={str(self.location)!r}"
             ) from error
+        self._paths.append(path)
         status = path.stat()
         identity = status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
         self._batches[stem] = _Batch(rows, start, size, identity)
@@ -145,6 +147,19 @@ class ArrayTree(Tree):
 
     def fingerprint(self, name: str) -> tuple[int, ...]:
         return self._row(name)[0].identity
+
+    def damaged(self) -> list[tuple[str, str]]:
+        damaged = []
+        for path in self._paths:
+            try:
+                with zipfile.ZipFile(path) as archive:
+                    bad = archive.testzip()
+                problem = f"the checksum of {bad} is another one" if bad else None
+            except (OSError, zipfile.BadZipFile) as error:
+                problem = str(error)
+            if problem:
+                damaged.append((str(path), problem))
+        return damaged
 
 
 def _encode(pixels: Images) -> bytes:

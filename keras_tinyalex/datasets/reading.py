@@ -238,7 +238,7 @@ def verify(source: PathLike, progress: bool = False) -> Verification:
     """Reads a source to its last byte, as `train` does, and reports what is wrong.
 
     Every image is decoded. Of a zip, the checksums of its other files are
-    compared, too.
+    compared, too, and of an .npz file those of its arrays.
 
     Args:
         source: See `load_data`.
@@ -269,7 +269,7 @@ def verify(source: PathLike, progress: bool = False) -> Verification:
             return opened.tree.describe(name), str(error)
         return None
 
-    bad = []
+    bad = opened.tree.damaged()
     with (
         Progress("checking", len(names), "files", progress) as bar,
         ThreadPoolExecutor(os.cpu_count()) as pool,

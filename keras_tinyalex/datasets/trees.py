@@ -63,6 +63,10 @@ class Tree(abc.ABC):
     def fingerprint(self, name: str) -> tuple[int, ...]:
         """Returns what differs when the file is another one, or changes."""
 
+    def damaged(self) -> list[tuple[str, str]]:
+        """Returns the damage that `read` of all files does not show, and where."""
+        return []
+
 
 class FolderTree(Tree):
     """The files of a folder."""

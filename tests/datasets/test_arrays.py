@@ -5,7 +5,7 @@ import pytest
 
 from keras_tinyalex import cli
 from keras_tinyalex.datasets.layout import open_source
-from keras_tinyalex.datasets.reading import read_split
+from keras_tinyalex.datasets.reading import read_split, verify
 from keras_tinyalex.datasets.tiny_imagenet import load_data, restructure
 
 SIZE = 16
@@ -84,6 +84,17 @@ def test_they_are_verified_and_written_as_files(tmp_path, capsys):
     np.testing.assert_array_equal(data.images[1], second)
     with pytest.raises(ValueError, match="`mode` must be 'copy' if the images are ins"):
         restructure(tmp_path / "imagenet", tmp_path / "moved", mode="move")
+
+
+def test_a_changed_pixel_is_found_by_its_checksum(tmp_path):
+    rows = write_batches(tmp_path / "imagenet")["train_data_batch_2"]
+    file = tmp_path / "imagenet" / "train_data_batch_2.npz"
+    content = bytearray(file.read_bytes())
+    pixel = content.index(rows[3].tobytes())
+    content[pixel] ^= 1
+    file.write_bytes(content)
+    result = verify(tmp_path / "imagenet")
+    assert result.bad == [(str(file), "the checksum of data.npy is another one")]
 
 
 def test_a_changed_file_is_decoded_again(tmp_path):
