@@ -30,7 +30,10 @@ GOLDEN = "numpy.random.default_rng(0).integers(0, 256, (1, 64, 64, 3), numpy.uin
 
 
 def write_rounded(model_file, path):
-    """Copies a .keras file with its weights in float16."""
+    """Copies a .keras or .h5 file with its weights in float16."""
+    if path.suffix == ".h5":
+        _round(model_file, path)
+        return
     with (
         tempfile.TemporaryDirectory() as folder,
         zipfile.ZipFile(model_file) as before,
@@ -38,23 +41,31 @@ def write_rounded(model_file, path):
     ):
         weights = Path(before.extract(WEIGHTS, folder))
         rounded = weights.with_suffix(".rounded")
-        with h5py.File(weights) as old, h5py.File(rounded, "w", libver="latest") as new:
-            new.attrs.update(old.attrs)
-
-            def copy(name, item):
-                if isinstance(item, h5py.Dataset):
-                    values = np.asarray(item, np.float16)
-                    if not np.isfinite(values).all():
-                        raise SystemExit(f"{name} is too large for float16")
-                    new.create_dataset(name, data=values, track_times=False)
-                else:
-                    new.require_group(name)
-                new[name].attrs.update(item.attrs)
-
-            old.visititems(copy)
+        _round(weights, rounded)
         for member in before.namelist():
             data = rounded.read_bytes() if member == WEIGHTS else before.read(member)
             after.writestr(zipfile.ZipInfo(member, EPOCH), data)
+
+
+def _round(weights, rounded):
+    with h5py.File(weights) as old, h5py.File(rounded, "w", libver="latest") as new:
+        new.attrs.update(old.attrs)
+
+        def copy(name, item):
+            if name.startswith("optimizer_weights"):
+                return
+            if isinstance(item, h5py.Dataset):
+                values = np.asarray(item)
+                if values.dtype == np.float32:
+                    values = values.astype(np.float16)
+                    if not np.isfinite(values).all():
+                        raise SystemExit(f"{name} is too large for float16")
+                new.create_dataset(name, data=values, track_times=False)
+            else:
+                new.require_group(name)
+            new[name].attrs.update(item.attrs)
+
+        old.visititems(copy)
 
 
 def describe(run, path, name):
@@ -118,13 +129,14 @@ def main():
     parser.add_argument("name", help="such as tiny_imagenet_200")
     parser.add_argument("data", help="all of Tiny ImageNet, zip or folder")
     parser.add_argument("--run", type=Path, help="run folder")
+    parser.add_argument("--format", choices=("keras", "h5"), default="keras")
     parser.add_argument("--corruptions", metavar="FILE")
     parser.add_argument("--folder", type=Path, default=shipped._pretrained_folder())
     options = parser.parse_args()
     card_file = options.folder / f"{options.name}.json"
     if options.run:
-        path = options.folder / f"{options.name}.keras"
-        write_rounded(options.run / "model.keras", path)
+        path = options.folder / f"{options.name}.{options.format}"
+        write_rounded(options.run / f"model.{options.format}", path)
         card = describe(options.run, path, options.name)
     else:
         card = json.loads(card_file.read_text("utf-8"))
