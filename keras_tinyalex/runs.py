@@ -178,6 +178,9 @@ def begin(
 ) -> None:
     """Writes the config and the environment, or checks that the config is the same.
 
+    A run that ended before its first epoch, as one does whose weights do not fit, has
+    nothing to lose: another may begin in its folder.
+
     Args:
         folder: A claimed and locked folder.
         kind: `RUN` or `SEARCH`.
@@ -185,7 +188,8 @@ def begin(
         dtype: The recipe's. `"auto"` is decided here, once for the folder: whoever
             resumes it, or works on it on another machine, trains in the same dtype.
     """
-    if (folder / kind.config_file).exists():
+    begun = (folder / kind.config_file).exists()
+    if begun and (kind is not RUN or _has_results(folder)):
         require_same(folder, kind, config)
         return
     environment = machine.environment()
@@ -193,6 +197,13 @@ def begin(
         environment["dtype"], environment["dtype_reason"] = machine.fastest_dtype()
     write_json(folder / ENVIRONMENT_FILE, environment)
     write_json(folder / kind.config_file, config)
+
+
+def _has_results(folder: Path) -> bool:
+    """Whether a run folder has an epoch, or what comes after."""
+    files = (METRICS_FILE, HISTORY_FILE, "model.keras", "model.h5")
+    checkpoints = (folder / "checkpoints").glob("*.npz")
+    return any((folder / name).exists() for name in files) or any(checkpoints)
 
 
 def require_same(folder: Path, kind: Kind, config: Mapping[str, Any]) -> None:

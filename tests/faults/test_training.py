@@ -194,7 +194,7 @@ def test_two_trainings_in_one_folder(
 ):
     log = tmp_path / "log"
     child = start(official_folder, tmp_path / "run", log, epochs=1000)
-    wait_for(lambda: begun(log) or child.poll() is not None, 120)
+    wait_for(lambda: len(begun(log)) > 1 or child.poll() is not None, 120)
     with pytest.raises(OSError, match="`output` is in use: another process"):
         quick(epochs=1000)
     os.kill(child.pid, signal.SIGKILL)
