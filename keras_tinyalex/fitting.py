@@ -140,6 +140,7 @@ def make_batches(
     recipe: Recipe, train_data: LabelledArrays, val_data: LabelledArrays, seed: int
 ) -> tuple[Batches, Batches]:
     """Returns the batches of a recipe to train on, and those to validate on."""
+    recipe.check_teacher(train_data.targets)
     if recipe.balanced_classes:
         train_data = train_data.balanced()
     batches = Batches(

@@ -80,6 +80,8 @@ class Recipe:
             however many images each has.
         label_smoothing: Fraction of each label spread over all classes, in
             [0, 1).
+        teacher_weight: Weight of a teacher's probabilities in the labels, in
+            [0, 1]; see `train`. Unless it is 0, there must be a teacher.
         averaged: Fraction of the training over which the weights are
             averaged, in [0, 1): their exponential moving average, with a
             momentum of `1 - 1 / (averaged * steps)`, becomes the model at the
@@ -125,6 +127,7 @@ class Recipe:
     folded_batch_norm: bool = False
     balanced_classes: bool = False
     label_smoothing: float = 0.0
+    teacher_weight: float = 0.0
     averaged: float = 0.0
     dtype: str = "float32"
 
@@ -201,7 +204,31 @@ class Recipe:
     @property
     def soft_labels(self) -> bool:
         """Whether labels are probabilities rather than class numbers."""
-        return bool(self.mixing or self.label_smoothing)
+        return bool(self.mixing or self.label_smoothing or self.teacher_weight)
+
+    def check_teacher(self, teacher: Any) -> None:
+        """Refuses a missing teacher, and one that the labels do not need.
+
+        Args:
+            teacher: `None`, or anything else: there is one.
+
+        Raises:
+            ValueError: If there is a teacher and `teacher_weight` is 0, or none
+                and it is not.
+        """
+        if bool(self.teacher_weight) == (teacher is not None):
+            return
+        if teacher is None:
+            raise ValueError(
+                "`teacher` must be one or more trained models (train --teacher), "
+                f"since the teacher_weight of the recipe {self.name!r} is "
+                f"{self.teacher_weight}. Received: teacher=None"
+            )
+        raise ValueError(
+            f"`teacher` must be None, since the recipe {self.name!r} has no "
+            "teacher_weight; take the recipe 'distilled', or one of your own. "
+            f"Received: teacher={teacher!r:.200}"
+        )
 
     def over(self, epochs: int) -> Recipe:
         """Returns the recipe for another number of epochs.
@@ -289,6 +316,7 @@ _NUMBERS: dict[str, dict[str, float]] = {
     "dropout": _FRACTION,
     "mixing_probability": {},
     "label_smoothing": _FRACTION,
+    "teacher_weight": {"minimum": 0, "maximum": 1},
     "averaged": _FRACTION,
 }
 
@@ -368,6 +396,18 @@ BEST_200 = dataclasses.replace(
     dropout=0.25,
 )
 
+# With a teacher, whose labels are as smooth as those of mixed images.
+# Outcome: see docs/distill.md.
+DISTILLED = dataclasses.replace(
+    BEST_LONG,
+    name="distilled",
+    description="60 epochs: `best_long` with a teacher in place of mixing.",
+    mixing=None,
+    mixing_probability=1.0,
+    unmixed_epochs=0,
+    teacher_weight=0.7,
+)
+
 # Two epochs, both at half the image size.
 # Outcome: 0.446, mean of seeds 0 to 4 (0.435 to 0.453); 42 seconds.
 FAST = dataclasses.replace(
@@ -399,7 +439,11 @@ FINE_TUNE = dataclasses.replace(
 )
 
 RECIPES: dict[str, Recipe] = {
-    r.name: r for r in (BASELINE, BEST, BEST_LONG, BEST_200, ROBUST, FAST, FINE_TUNE)
+    r.name: r
+    for r in (
+        *(BASELINE, BEST, BEST_LONG, BEST_200),
+        *(ROBUST, DISTILLED, FAST, FINE_TUNE),
+    )
 }
 
 

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -46,6 +47,7 @@ def train(
     resume: bool = True,
     *,
     weights: PathLike | None = None,
+    teacher: PathLike | Sequence[PathLike] | None = None,
     image_size: int | tuple[int, int] | None = None,
     epochs: int | None = None,
     batch_size: int | None = None,
@@ -90,6 +92,12 @@ def train(
             Where the classes differ, the classifier is new and starts as a
             ridge regression on the features of the body. Defaults to `None`:
             random weights.
+        teacher: A trained model, or several: names or files with class names,
+            for a recipe with a `teacher_weight`, such as `"distilled"`. The label
+            of an image is then `1 - teacher_weight` times its class, plus
+            `teacher_weight` times the mean of the probabilities that these models
+            give it, without augmentation (Hinton et al., 2015,
+            https://arxiv.org/abs/1503.02531). Defaults to `None`: no teacher.
         image_size: Size to which images are resized, an integer or
             `(height, width)` in pixels, at least 8. Defaults to `None`: 64x64.
         epochs: Replaces the recipe's; see `Recipe.over`.
@@ -152,6 +160,7 @@ def train(
     size = _image_size(image_size)
     devices = training_devices.count(devices)
     path = None if weights is None else find_weights(weights)
+    teachers = _teachers(teacher, recipe)
     progress = progress and processes.is_first()
     splits = load_splits(data, classes, validation_split, progress, size)
     recipe = recipe.for_images(len(splits.train.labels))
@@ -168,6 +177,10 @@ def train(
         decisive["keep"] = keep
     if path is not None:
         decisive["weights_sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
+    if teachers:
+        decisive["teacher_sha256"] = [
+            hashlib.sha256(file.read_bytes()).hexdigest() for file in teachers
+        ]
     config = runs.with_fingerprint(data, decisive)
     with processes.lost_is_one_line():
         processes.agree(_to_agree_on(decisive, devices, resume))
@@ -178,6 +191,8 @@ def train(
                 if progress:
                     _report_finished(run)
             else:
+                if teachers:
+                    splits = _taught(splits, teachers, recipe, progress)
                 fit = functools.partial(
                     ResumableFit,
                     weights=path,
@@ -204,8 +219,36 @@ def _to_agree_on(
         "classes": decisive["class_names"],
         "data": (decisive["train_sha256"], decisive["val_sha256"]),
         "weights": decisive.get("weights_sha256"),
+        "teacher": decisive.get("teacher_sha256"),
         "options": (decisive.get("keep"), devices, resume),
     }
+
+
+def _teachers(
+    teacher: PathLike | Sequence[PathLike] | None, recipe: Recipe
+) -> list[Path]:
+    """The files of the teacher, where the recipe needs one."""
+    recipe.check_teacher(teacher)
+    if teacher is None:
+        return []
+    if isinstance(teacher, str | os.PathLike):
+        teacher = [teacher]
+    found = [find_weights(path) for path in teacher]
+    if not found:
+        raise ValueError("`teacher` must be one model or more. Received: teacher=[]")
+    return found
+
+
+def _taught(
+    splits: Splits, teachers: Sequence[Path], recipe: Recipe, progress: bool
+) -> Splits:
+    from keras_tinyalex.distillation import with_teacher
+
+    with machine.channels_last():
+        train_data = with_teacher(
+            splits.train, teachers, recipe.teacher_weight, progress
+        )
+    return splits._replace(train=train_data)
 
 
 @contextlib.contextmanager

@@ -36,6 +36,12 @@ def add_train(commands: Commands) -> None:
     add("--recipe", help=f"{RECIPE} (default: baseline, or fine_tune with --weights)")
     add("--classes", type=classes_spec, help=f"{CLASSES} (default: {DEFAULT_CLASSES})")
     add("--weights", help=f"where training starts: {MODEL} (default: random)")
+    add(
+        "--teacher",
+        nargs="+",
+        metavar="MODEL",
+        help="models whose scores are part of the labels, for the recipe distilled",
+    )
     add("--image-size", type=positive, metavar="N", help="in pixels (default: 64)")
     add("--epochs", type=positive, help="replaces the recipe's")
     add("--batch-size", type=positive, help="replaces the recipe's")
@@ -146,6 +152,7 @@ def _train_run(options: argparse.Namespace, seed: int, output: str | None) -> Re
         seed,
         options.resume,
         weights=options.weights,
+        teacher=options.teacher,
         image_size=options.image_size,
         epochs=options.epochs,
         batch_size=options.batch_size,

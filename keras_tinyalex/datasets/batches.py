@@ -34,6 +34,8 @@ class LabelledArrays:
         file_names: N paths, relative to the source.
         weights: float32 array `(N,)`, what each image counts in the loss, or
             `None`: all the same.
+        targets: float32 array `(N, num_classes)`, probabilities to learn instead
+            of the labels, or `None`. Batches with `one_hot` have them.
     """
 
     images: Images
@@ -41,6 +43,7 @@ class LabelledArrays:
     class_names: tuple[str, ...]
     file_names: tuple[str, ...]
     weights: npt.NDArray[np.float32] | None = None
+    targets: npt.NDArray[np.float32] | None = None
 
     def part(self, held_out: bool, fraction: float, seed: int) -> LabelledArrays:
         """Returns the held-out images of each class, or the other ones.
@@ -63,6 +66,7 @@ class LabelledArrays:
             self.class_names,
             tuple(self.file_names[i] for i in keep),
             None if self.weights is None else self.weights[keep],
+            None if self.targets is None else self.targets[keep],
         )
 
     def balanced(self) -> LabelledArrays:
@@ -217,7 +221,10 @@ class Batches(keras.utils.PyDataset):  # type: ignore[misc]
         if self.augmentation is not None:
             images = self.augmentation(images, generator)
         if self.one_hot:
-            labels = np.eye(len(self.class_names), dtype=np.float32)[labels]
+            if self.data.targets is None:
+                labels = np.eye(len(self.class_names), dtype=np.float32)[labels]
+            else:
+                labels = self.data.targets[chosen]
         weights = None if self.data.weights is None else self.data.weights[chosen]
         mixed = self.mixed_epochs is None or epoch < self.mixed_epochs
         if self.mixing and mixed and generator.random() < self.mixing_probability:

@@ -116,6 +116,7 @@ def search(
     spaces.get(space)
     role = distributed.find_role(chief, worker, oracle)
     base = recipes.get(recipe).over(epochs)
+    base.check_teacher(None)
     trial_oracle = make_oracle(tuner, seed, max_trials, epochs)
     splits = load_splits(data, classes, HELD_OUT, progress)
     config = _config(space, tuner, base, seed, data, splits)
