@@ -397,7 +397,8 @@ BEST_200 = dataclasses.replace(
 )
 
 # With a teacher, whose labels are as smooth as those of mixed images.
-# Outcome: see docs/distill.md.
+# Outcome with the six models of docs/distill.md: 0.747, mean of seeds 0 to 2 (0.739,
+# 0.762, 0.740) in bfloat16.
 DISTILLED = dataclasses.replace(
     BEST_LONG,
     name="distilled",
