@@ -22,7 +22,10 @@ CLASSES = (
 )
 DEFAULT_CLASSES = "all, but 20 of Tiny ImageNet"
 # Names that stand here, too: so wrong arguments are answered before NumPy is loaded.
-RECIPES = ("baseline", "best", "best_long", "best_200", "robust", "fast", "fine_tune")
+RECIPES = (
+    *("baseline", "best", "best_long", "best_200"),
+    *("robust", "distilled", "fast", "fine_tune"),
+)
 RECIPE = f"{', '.join(RECIPES)}, or a JSON file such as best.json of a search"
 MODEL = "model file, or a name from 'keras-tinyalex weights list'"
 
