@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import json
 import os
 import uuid
@@ -30,6 +31,12 @@ def size_on_disk(sizes: Iterable[int]) -> int:
     12288
     """
     return sum(-(-size // DISK_BLOCK) * DISK_BLOCK for size in sizes)
+
+
+def sha256_of(path: Path) -> str:
+    """Returns the SHA-256 of a file, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextlib.contextmanager

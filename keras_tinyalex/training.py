@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import hashlib
 import os
 import sys
 import time
@@ -26,7 +25,7 @@ from keras_tinyalex.callbacks import History
 from keras_tinyalex.datasets.classes import Classes
 from keras_tinyalex.datasets.images import IMAGE_SIZE
 from keras_tinyalex.evaluation import TOP_K, Evaluation, evaluate
-from keras_tinyalex.files import write_json
+from keras_tinyalex.files import sha256_of, write_json
 from keras_tinyalex.fitting import ResumableFit, check_callbacks
 from keras_tinyalex.outputs import optional, try_outputs
 from keras_tinyalex.recipes import Recipe
@@ -176,11 +175,9 @@ def train(
     if keep != "last":
         decisive["keep"] = keep
     if path is not None:
-        decisive["weights_sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
+        decisive["weights_sha256"] = sha256_of(path)
     if teachers:
-        decisive["teacher_sha256"] = [
-            hashlib.sha256(file.read_bytes()).hexdigest() for file in teachers
-        ]
+        decisive["teacher_sha256"] = [sha256_of(file) for file in teachers]
     config = runs.with_fingerprint(data, decisive)
     with processes.lost_is_one_line():
         processes.agree(_to_agree_on(decisive, devices, resume))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import hashlib
 import json
 import os
 from collections.abc import Sequence
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from keras_tinyalex.aliases import PathLike
+from keras_tinyalex.files import sha256_of
 
 _SUFFIXES = (".keras", ".h5", ".weights.h5")
 
@@ -102,7 +102,7 @@ def weights_path(name: str) -> Path:
             f"The file of the weights {name!r} is missing in "
             f"{_pretrained_folder()}. Reinstall keras-tinyalex."
         )
-    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    found = sha256_of(path)
     if found != expected:
         raise ValueError(
             f"The file of the weights {name!r} is damaged. Reinstall keras-tinyalex. "

@@ -21,7 +21,7 @@ from typing import BinaryIO
 
 from keras_tinyalex.aliases import PathLike
 from keras_tinyalex.datasets.extract import FOLDER, MARKER, check_free_space, extract
-from keras_tinyalex.files import keras_home
+from keras_tinyalex.files import keras_home, sha256_of
 from keras_tinyalex.progress import Progress
 
 TINY_IMAGENET_URL = "https://cs231n.stanford.edu/tiny-imagenet-200.zip"
@@ -94,7 +94,7 @@ def download(
         # Another process may have done the work while this one waited.
         if not _is_complete(folder, url, sha256):
             archive = cache / f"{FOLDER}.zip"
-            if sha256 is None or not archive.is_file() or _digest(archive) != sha256:
+            if sha256 is None or not archive.is_file() or sha256_of(archive) != sha256:
                 _fetch(url, sha256, archive)
             extract(archive, folder, staging, {"url": url, "sha256": sha256})
         shutil.rmtree(staging, ignore_errors=True)  # left by a killed process
@@ -152,11 +152,6 @@ def _is_complete(folder: Path, url: str, sha256: str | None) -> bool:
     return bool(files >= marker["files"])
 
 
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _fetch(url: str, sha256: str | None, archive: Path) -> None:
     """Downloads `url` to a `.part` file, checks it and renames it to `archive`."""
     # The name depends on the expected content, and the lock makes this process
@@ -179,7 +174,7 @@ def _fetch(url: str, sha256: str | None, archive: Path) -> None:
                     f"{part.parent} and will not be downloaded again."
                 ) from error.__cause__
             time.sleep(RETRY_PAUSE * 2**attempt)
-    received = _digest(part)
+    received = sha256_of(part)
     if sha256 is not None and received != sha256:
         size = _size(part)
         part.unlink()

@@ -20,7 +20,7 @@ from keras_tinyalex.datasets.manifest import (
 )
 from keras_tinyalex.datasets.plan import Plan, backup_folder, staging_folder
 from keras_tinyalex.datasets.source import Source
-from keras_tinyalex.files import write_json
+from keras_tinyalex.files import sha256_of, write_json
 from keras_tinyalex.progress import Progress
 
 # The sources that a move must still delete. Hidden, so that it is not taken for data.
@@ -221,7 +221,7 @@ def finish_move(target: Path, manifest: Mapping[str, Any]) -> None:
         exists = original.exists()
         if not (exists and original.samefile(moved)):
             for path in (moved, original) if exists else (moved,):
-                if hashlib.sha256(path.read_bytes()).hexdigest() != file["sha256"]:
+                if sha256_of(path) != file["sha256"]:
                     raise ValueError(
                         f"{original} was not deleted: {path} has changed since it was "
                         f"moved to {moved}. Compare both, and delete one of them."
